@@ -1,0 +1,36 @@
+// Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak` and `test.mjs hostile` the long ones of that folder;
+// any other argument is a part of a file's path: `test.mjs pcap`.
+import { spawnSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const wanted = process.argv.slice(2);
+const long = ['soak', 'hostile'].find(kind => wanted.includes(kind));
+const parts = wanted.filter(word => word !== long);
+
+if (process.env.CI || process.env.POLYNIC_SETUP === '1') {
+  const { status } = spawnSync('bash', [join(root, 'scripts/setup-system.sh')], { stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+}
+
+const files = ['dist/src', 'dist/test']
+  .flatMap(folder => readdirSync(join(root, folder), { recursive: true }).map(name => join(folder, name)))
+  .filter(name => name.endsWith('.test.js'))
+  .filter(name => name.includes('/soak/') === (long === 'soak'))
+  .filter(name => long !== 'hostile' || name.includes('/hostile/'))
+  .filter(name => parts.every(part => name.includes(part)))
+  .sort();
+if (files.length === 0) {
+  console.error(`no test file matches ${wanted.join(' ')}`);
+  process.exit(2);
+}
+
+const { status, error } = spawnSync(process.execPath, ['--test', '--test-concurrency=2', ...files], {
+  cwd: root,
+  stdio: 'inherit',
+  env: { ...process.env, POLYNIC_LONG: long ?? '' },
+});
+if (error) throw error;
+process.exit(status ?? 1);
