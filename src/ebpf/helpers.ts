@@ -1,0 +1,37 @@
+/**
+ * Signatures of helper functions: what a program may pass, and what an engine has to check before the helper runs.
+ * The interpreter, the JIT and the verifier read the same table; implementations are handed over apart from it.
+ */
+
+/**
+ * One argument, in the order r1 … r5.
+ * - `context`: must be exactly the address of the program's context
+ * - `number`: any value
+ * - `memory`: an address of which `size` bytes must lie in memory that the program may touch; a size of
+ *   `{ arg: n }` is the value of the n-th argument (0-based) of the same call. Size 0 passes with any address.
+ */
+export type HelperArg =
+  | { readonly kind: 'context' }
+  | { readonly kind: 'number' }
+  | {
+      readonly kind: 'memory';
+      readonly size: number | { readonly arg: number };
+      readonly access: 'read' | 'write';
+    };
+
+export interface HelperSpec {
+  /** The imm of the call instruction, as a signed 32-bit number. */
+  readonly id: number;
+  readonly name: string;
+  readonly args: readonly HelperArg[];
+  /** The call is a full memory barrier that an engine emits in place; it has no implementation and returns 0. */
+  readonly inline?: 'fence';
+}
+
+/** Helpers by id. */
+export type HelperTable = ReadonlyMap<number, HelperSpec>;
+
+/** What runs behind a helper: r1 … r5 in, r0 out, each an unsigned 64-bit number. */
+export type HelperFunction = (a: bigint, b: bigint, c: bigint, d: bigint, e: bigint) => bigint;
+
+export type HelperImplementations = ReadonlyMap<number, HelperFunction>;
