@@ -2,6 +2,7 @@
  * Signatures of helper functions: what a program may pass, and what an engine has to check before the helper runs.
  * The interpreter, the JIT and the verifier read the same table; implementations are handed over apart from it.
  */
+import { CALL } from './isa.js';
 
 /**
  * One argument, in the order r1 … r5.
@@ -20,7 +21,7 @@ export type HelperArg =
     };
 
 export interface HelperSpec {
-  /** The imm of the call instruction, as a signed 32-bit number. */
+  /** Key in the table: see `helperKey`. */
   readonly id: number;
   readonly name: string;
   readonly args: readonly HelperArg[];
@@ -28,8 +29,16 @@ export interface HelperSpec {
   readonly inline?: 'fence';
 }
 
-/** Helpers by id. */
+/** Helpers by key. */
 export type HelperTable = ReadonlyMap<number, HelperSpec>;
+
+/** Added to the id of a runtime function (`call runtime`, a BTF id), so that it shares the table with helpers. */
+export const RUNTIME_KEY = 2 ** 32;
+
+/** The key of what a call instruction calls, unless that is a local function: a helper's id is its signed 32-bit imm. */
+export function helperKey(call: { readonly src: number; readonly imm: number }): number {
+  return call.src === CALL.BTF ? RUNTIME_KEY + (call.imm >>> 0) : call.imm;
+}
 
 /** What runs behind a helper: r1 … r5 in, r0 out, each an unsigned 64-bit number. */
 export type HelperFunction = (a: bigint, b: bigint, c: bigint, d: bigint, e: bigint) => bigint;

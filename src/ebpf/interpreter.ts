@@ -11,7 +11,7 @@
  */
 import { arithmetic, branches, signExtend, swapBytes } from './alu.js';
 import { EbpfFault } from './errors.js';
-import type { HelperSpec } from './helpers.js';
+import { type HelperSpec, helperKey } from './helpers.js';
 import {
   ALU,
   ATOMIC,
@@ -161,23 +161,19 @@ class Machine {
   #call(insn: Insn): number {
     const next = insn.pc + 1;
     if ((insn.opcode & SRC.X) !== 0) {
-      this.#callHelper(BigInt.asIntN(64, this.#r[insn.dst]!), insn.pc);
+      this.#callHelper(Number(BigInt.asIntN(64, this.#r[insn.dst]!)), insn.pc);
       return next;
     }
-    switch (insn.src) {
-      case CALL.LOCAL:
-        if (this.#frames.length + 1 >= MAX_CALL_DEPTH) {
-          throw new EbpfFault('EBPF_DEPTH', `local calls nest deeper than ${MAX_CALL_DEPTH} frames`, insn.pc);
-        }
-        this.#frames.push({ pc: next, saved: this.#r.slice(6, 10) });
-        this.#r[FRAME_POINTER]! -= BigInt(STACK_SIZE);
-        return targetOf(insn)!;
-      case CALL.HELPER:
-        this.#callHelper(BigInt(insn.imm), insn.pc);
-        return next;
-      default:
-        throw new EbpfFault('EBPF_CALL', `there is no runtime function ${insn.imm}`, insn.pc);
+    if (insn.src !== CALL.LOCAL) {
+      this.#callHelper(helperKey(insn), insn.pc);
+      return next;
     }
+    if (this.#frames.length + 1 >= MAX_CALL_DEPTH) {
+      throw new EbpfFault('EBPF_DEPTH', `local calls nest deeper than ${MAX_CALL_DEPTH} frames`, insn.pc);
+    }
+    this.#frames.push({ pc: next, saved: this.#r.slice(6, 10) });
+    this.#r[FRAME_POINTER]! -= BigInt(STACK_SIZE);
+    return targetOf(insn)!;
   }
 
   #exit(): number {
@@ -188,9 +184,9 @@ class Machine {
     return frame.pc;
   }
 
-  #callHelper(id: bigint, pc: number): void {
-    const spec = this.#sandbox.helpers.get(Number(id));
-    if (spec === undefined) throw new EbpfFault('EBPF_CALL', `there is no helper ${id}`, pc);
+  #callHelper(key: number, pc: number): void {
+    const spec = this.#sandbox.helpers.get(key);
+    if (spec === undefined) throw new EbpfFault('EBPF_CALL', `there is no helper ${key}`, pc);
     this.#checkArguments(spec, pc);
     if (spec.inline === 'fence') {
       this.#memory.fence(this.#sandbox.stackBase);
