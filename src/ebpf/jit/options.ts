@@ -1,0 +1,32 @@
+/** What the compiler is told, and what it tells back. */
+import type { HelperTable } from '../helpers.js';
+
+export interface JitOptions {
+  /** Bytes of the context, which is at the address that `run` is given. */
+  readonly contextSize: number;
+  /** Address of the stack area of 8 frames of 512 bytes; a multiple of 8, not 0. */
+  readonly stackBase: number;
+  readonly helpers: HelperTable;
+  /** Instructions that one run may take, see loops.ts; Infinity for programs that are known to end. */
+  readonly budget: number;
+  /** Further memory that the program may touch. */
+  readonly extra?: readonly { readonly base: number; readonly size: number }[];
+  /** Slots of loads, stores and atomics that are proved to stay inside: they get no bounds guard. */
+  readonly unguarded?: ReadonlySet<number>;
+  readonly sharedMemory: boolean;
+  /** Limits of the imported memory in pages of 64 KiB: the most it may have; for shared memory also the least. */
+  readonly memoryPages: number;
+}
+
+export interface JitStats {
+  /** Loads, stores, atomics and helper arguments that are checked when they run. */
+  guards: number;
+  /** Those that were proved to stay inside. */
+  proved: number;
+  /** Every function got structured control flow; else at least one is a dispatch loop. */
+  structured: boolean;
+  /** Length of the module. */
+  bytes: number;
+  /** Time for all of it, WebAssembly.Module included. */
+  milliseconds: number;
+}
