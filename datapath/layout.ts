@@ -1,0 +1,135 @@
+/**
+ * Where the fields of the datapath's structures are: byte offsets, sizes and small numbers, one list for the AssemblyScript
+ * side and the TypeScript side. All structures live in the window, in memory that no guest can reach. Plain untyped constants only: both
+ * compilers read this file.
+ */
+
+// --- Region table: what a guest physical address means. Sorted by address, regions do not overlap.
+//
+//   +0 count | REGIONS_SIZE: entries of REGION_SIZE bytes each
+export const REGIONS_COUNT = 0; // u32
+export const REGIONS_HEAD = 8;
+export const REGION_GPA = 0; // u64 first guest physical address
+export const REGION_LENGTH = 8; // u64 bytes
+export const REGION_FLAT = 16; // u64 address in this process, for system calls
+export const REGION_WINDOW = 24; // u32 address in the window, 0 = not in the window
+export const REGION_SIZE = 32;
+export const MAX_REGIONS = 512;
+
+// --- Batch: frames on their way from a ring to a port or back.
+//
+//   batch ──► frames[count] ──► iov[]: header, payload…, each with its window address in win[]
+export const BATCH_COUNT = 0; // u32 frames filled
+export const BATCH_CAPACITY = 4; // u32 frames at most
+export const BATCH_IOV_USED = 8; // u32
+export const BATCH_IOV_CAPACITY = 12; // u32
+export const BATCH_FRAMES = 16; // u32 address of frame[capacity]
+export const BATCH_IOV = 20; // u32 address of struct iovec[iov capacity]
+export const BATCH_WIN = 24; // u32 address of u32[iov capacity]
+export const BATCH_HEADERS = 28; // u32 address of virtio_net_hdr[capacity]
+export const BATCH_BASE = 32; // u64 address in this process of window address 0
+export const BATCH_SPILL = 40; // u32 address of the byte that a frame too long for its buffers runs into
+export const BATCH_SIZE = 64;
+export const MAX_BATCH = 128;
+
+export const FRAME_IOV = 0; // u32 address of its first iovec, the virtio-net header
+export const FRAME_IOVS = 4; // u32 number of iovecs, the header's included, the spill's not
+export const FRAME_LENGTH = 8; // u32 bytes of the frame, the header not included
+export const FRAME_ROOM = 12; // u32 receive: bytes that the buffers can hold
+export const FRAME_HEADER = 16; // u32 window address of its virtio_net_hdr
+export const FRAME_END = 20; // u32 the ring's index behind this frame
+export const FRAME_WIN = 24; // u32 address of the window address of its first payload iovec
+export const FRAME_SIZE = 32;
+
+export const IOVEC_BASE = 0; // u64
+export const IOVEC_LENGTH = 8; // u64
+export const IOVEC_SIZE = 16;
+
+export const VNET_HEADER_SIZE = 12; // the form with num_buffers
+export const VNET_HEADER_STRIDE = 16;
+
+// --- Counters: u64 each, the same for every queue.
+export const STAT_PACKETS = 0;
+export const STAT_BYTES = 8;
+export const STAT_BUFFERS = 16;
+export const STAT_BATCHES = 24;
+export const STAT_KICKS = 32;
+export const STAT_INTERRUPTS = 40;
+export const STAT_ERRORS = 48; // descriptors or completions that made no sense
+export const STAT_DROPPED = 56; // frames that had no room or made no sense
+export const STATS_SIZE = 64;
+
+// --- Device side of a queue: the authoritative copies of what the guest could otherwise move.
+export const QUEUE_CONTEXT = 0; // u32 window address of the context
+export const QUEUE_RING = 4; // u32 window address of the opaque part
+export const QUEUE_NUM = 8; // u32 descriptors, a power of two
+export const QUEUE_CONS = 12; // u32 free-running index of the next descriptor to consume
+export const QUEUE_SEEN = 16; // u32 index behind the last descriptor that the present batch has looked at
+export const QUEUE_REGIONS = 20; // u32 address of the region table
+export const QUEUE_HINT = 24; // u32 address of the region entry that the last look-up hit
+export const QUEUE_FAULT = 28; // u32 one of FAULT_*; not 0: the queue stands still until it is set up again
+export const QUEUE_MAX_FRAME = 32; // u32 bytes
+export const QUEUE_STATS = 64;
+export const QUEUE_SIZE = 128;
+
+export const FAULT_NONE = 0;
+export const FAULT_INDEX = 1; // the guest's producer index is ahead by more than the ring holds
+export const FAULT_COMPLETION = 2; // guest side: a completion for a buffer that is not posted, or too long
+export const FAULT_PROGRAM = 3; // guest side: a program returned an error or broke the calling convention
+
+// --- Guest side of a queue.
+export const DRIVER_CONTEXT = 0; // u32 window address of the context
+export const DRIVER_NUM = 4; // u32 descriptors of the ring: buffers in flight at most
+export const DRIVER_PUBLISH = 8; // u32 function table index of rxp | txp
+export const DRIVER_COMPLETE = 12; // u32 … rxc | txc
+export const DRIVER_ARM = 16; // u32 … rxi | txi
+export const DRIVER_RECLAIM = 20; // u32 … rxr | txr
+export const DRIVER_BUFFERS = 24; // u32 window address of the first buffer
+export const DRIVER_STRIDE = 28; // u32 bytes from one buffer to the next
+export const DRIVER_ROOM = 32; // u32 bytes of a frame that a buffer may hold
+export const DRIVER_POSTED = 36; // u32 buffers that the device has
+export const DRIVER_FREE = 40; // u32 address of the stack of free buffers, u32 each
+export const DRIVER_FREE_COUNT = 44; // u32
+export const DRIVER_OWNER = 48; // u32 address of one byte a buffer, OWNER_*
+export const DRIVER_FAULT = 52; // u32 FAULT_*
+export const DRIVER_BUFFERS_GPA = 56; // u64 guest physical address of the first buffer
+export const DRIVER_STATS = 64;
+export const DRIVER_SIZE = 128;
+
+export const OWNER_FREE = 0;
+export const OWNER_DRIVER = 1; // in a batch
+export const OWNER_DEVICE = 2; // posted
+
+// --- bpfhv queue context: the head that every device type shares (docs/bpfhv.md).
+export const CTX_GUEST_PRIV = 0; // u64
+export const CTX_PACKET = 8; // u64
+export const CTX_NUM_BUFS = 16; // u32
+export const CTX_IFLAGS = 20; // u32
+export const CTX_OFLAGS = 24; // u32
+export const CTX_MIN_COMPLETED_BUFS = 28; // u32
+export const CTX_MIN_INTR_NSECS = 32; // u32
+export const CTX_BUFS = 48;
+export const CTX_OPAQUE = 2096;
+export const CTX_MAX_BUFS = 64;
+export const BUF_COOKIE = 0; // u64
+export const BUF_PADDR = 8; // u64
+export const BUF_VADDR = 16; // u64
+export const BUF_LEN = 24; // u32
+export const BUF_SIZE = 32;
+export const OFLAG_KICK = 1;
+
+// --- source and sink
+export const FLOW_SEQUENCE = 0; // u64 next number to write, or to expect
+export const FLOW_OUT_OF_ORDER = 8; // u64 frames whose number was another
+export const FLOW_FOLD = 16; // u64 all bytes read, folded together, so that reading can't be optimised away
+export const FLOW_SIZE = 64;
+export const SOURCE_MIN_LENGTH = 24; // Ethernet header, two bytes of padding, u64 number
+
+// --- Port: what both halves of a port share. The flow of source and sink comes first, then counters, f64 each.
+export const PORT_COUNTERS = 64;
+export const PORT_RECEIVED = 64; // frames that came from outside
+export const PORT_SENT = 72; // frames that went outside
+export const PORT_DROPPED = 80; // frames that outside did not take
+export const PORT_TOO_LONG = 88; // frames longer than the buffers they were for
+export const PORT_ERRORS = 96; // system calls that failed otherwise
+export const PORT_SIZE = 128;

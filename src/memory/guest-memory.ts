@@ -1,0 +1,282 @@
+/**
+ * Guest memory as the host sees it: region tables made from file descriptors.
+ *
+ * ```
+ *   region table (what a peer sent)         backing (one for each file)              window | flat
+ *   gpa 0x0…      size  fd 7 @ 0       ──►  inode 12, bytes 0…512 MiB       ──►      0x0800_0000 …
+ *   gpa 0x10_0000 size  fd 7 @ 1 MiB   ──►  the same
+ * ```
+ * A VMM sends the same memory again and again, cut differently while its guest boots; files that are mapped already are not mapped
+ * again. A new table is complete before the old one goes: build it, let every worker change over, then close the old one.
+ *
+ * A file that fits is in the window as a whole. One that does not is mapped flat, which is enough for system calls; what the datapath itself
+ * must touch, such as a queue's context, is brought into the window with `pin`.
+ */
+import { fstatSync } from 'node:fs';
+import * as L from '../../datapath/layout.js';
+import type { OwnedFd } from '../linux/fd.js';
+import { inspectMemory, type MemoryFacts } from '../linux/memfd.js';
+import { type Mapping, mapFlat } from '../linux/mmap.js';
+import type { Arena } from './arena.js';
+import { MemoryError, type Window } from './window.js';
+
+/** One region as a peer describes it. Sizes and offsets in bytes. */
+export interface RegionSpec {
+  readonly guestPhysicalAddress: bigint;
+  readonly size: bigint;
+  readonly mmapOffset: bigint;
+  readonly fd: OwnedFd;
+}
+
+export interface GuestMemoryOptions {
+  /** Refuse memory that its owner can still shrink. */
+  readonly requireSealed?: boolean;
+  /** Called with a sentence about memory that could kill this process. */
+  readonly note?: (message: string) => void;
+}
+
+interface Region {
+  readonly gpa: bigint;
+  readonly size: bigint;
+  readonly backing: Backing;
+  /** Bytes from the backing's first byte. */
+  readonly offset: number;
+}
+
+const U64 = 1n << 64n;
+
+/** Makes region tables for one NIC, and keeps one mapping for each file among them. */
+export class GuestMemory {
+  readonly #window: Window;
+  readonly #arena: Arena;
+  readonly #options: GuestMemoryOptions;
+  readonly #backings = new Set<Backing>();
+
+  constructor(window: Window, arena: Arena, options: GuestMemoryOptions = {}) {
+    this.#window = window;
+    this.#arena = arena;
+    this.#options = options;
+  }
+
+  /**
+   * Maps what is not mapped yet and makes the table. Throws MemoryError (a region that is empty, wraps, overlaps another or
+   * lies beyond its file; no address space; unsealed) or LinuxError, and leaves nothing behind. The fds stay the caller's.
+   */
+  build(specs: readonly RegionSpec[]): RegionTable {
+    if (specs.length > L.MAX_REGIONS) {
+      throw new MemoryError('MEMORY_REGION', `${specs.length} regions, ${L.MAX_REGIONS} at most`);
+    }
+    const files = groupByFile(specs);
+    const backings = new Map<string, Backing>();
+    try {
+      for (const [key, file] of files) backings.set(key, this.#hold(key, file));
+      const regions = specs.map(spec => {
+        const backing = backings.get(fileKey(spec.fd.fd))!;
+        return {
+          gpa: spec.guestPhysicalAddress,
+          size: spec.size,
+          backing,
+          offset: Number(spec.mmapOffset) - backing.start,
+        };
+      });
+      return new RegionTable(this.#window, this.#arena, join(regions), () => this.#drop(backings.values()));
+    } catch (error) {
+      this.#drop(backings.values());
+      throw error;
+    }
+  }
+
+  #hold(key: string, file: FileSpan): Backing {
+    for (const backing of this.#backings) {
+      if (backing.key === key && backing.start <= file.start && backing.end >= file.end) {
+        backing.users++;
+        return backing;
+      }
+    }
+    if (file.facts.shrinkable) {
+      const message = `${file.fd.name} can be shrunk by its owner, which would kill this process`;
+      if (this.#options.requireSealed) throw new MemoryError('MEMORY_UNSEALED', message);
+      this.#options.note?.(message);
+    }
+    const backing = new Backing(this.#window, key, file);
+    this.#backings.add(backing);
+    return backing;
+  }
+
+  #drop(backings: Iterable<Backing>): void {
+    for (const backing of backings) {
+      if (--backing.users > 0) continue;
+      backing.close();
+      this.#backings.delete(backing);
+    }
+  }
+}
+
+interface FileSpan {
+  fd: OwnedFd;
+  facts: MemoryFacts;
+  start: number;
+  end: number;
+}
+
+/** Checks every region against its file; the span of a file is what all its regions need, in whole pages. */
+function groupByFile(specs: readonly RegionSpec[]): Map<string, FileSpan> {
+  const files = new Map<string, FileSpan>();
+  for (const { guestPhysicalAddress: gpa, size, mmapOffset, fd } of specs) {
+    const where = `region at 0x${gpa.toString(16)}, ${size} bytes at ${mmapOffset} of ${fd.name}`;
+    if (size === 0n || gpa + size > U64) throw new MemoryError('MEMORY_REGION', `${where}: empty, or wraps`);
+    const key = fileKey(fd.fd);
+    const facts = files.get(key)?.facts ?? inspectMemory(fd.fd);
+    if (mmapOffset + size > BigInt(facts.size)) {
+      throw new MemoryError('MEMORY_REGION', `${where}: reaches beyond the file's ${facts.size} bytes`);
+    }
+    // The file's size bounds both, and is a safe integer.
+    const start = Math.floor(Number(mmapOffset) / facts.pageSize) * facts.pageSize;
+    const end = Math.min(
+      Math.ceil(Number(mmapOffset + size) / facts.pageSize) * facts.pageSize,
+      roundUp(facts),
+    );
+    const file = files.get(key);
+    if (!file) files.set(key, { fd, facts, start, end });
+    else {
+      file.start = Math.min(file.start, start);
+      file.end = Math.max(file.end, end);
+    }
+  }
+  return files;
+}
+
+function roundUp({ size, pageSize }: MemoryFacts): number {
+  return Math.ceil(size / pageSize) * pageSize;
+}
+
+function fileKey(fd: number): string {
+  const { dev, ino } = fstatSync(fd, { bigint: true });
+  return `${dev}:${ino}`;
+}
+
+/** Sorts by address and joins neighbours that are neighbours in the file too. Throws when two regions overlap. */
+function join(regions: Region[]): Region[] {
+  const sorted = regions.toSorted((a, b) => (a.gpa < b.gpa ? -1 : a.gpa > b.gpa ? 1 : 0));
+  const joined: Region[] = [];
+  for (const region of sorted) {
+    const last = joined.at(-1);
+    const gap = last === undefined ? 1n : region.gpa - (last.gpa + last.size);
+    if (gap < 0n) {
+      throw new MemoryError('MEMORY_REGION', `regions overlap at 0x${region.gpa.toString(16)}`);
+    }
+    const follows = last?.backing === region.backing && last.offset + Number(last.size) === region.offset;
+    if (gap === 0n && follows) joined[joined.length - 1] = { ...last!, size: last!.size + region.size };
+    else joined.push(region);
+  }
+  return joined;
+}
+
+/** A span of a file in this process: in the window when it fits, else flat. */
+class Backing {
+  readonly key: string;
+  readonly start: number;
+  readonly end: number;
+  /** Window address of byte `start`, 0 = not in the window. */
+  readonly window: number;
+  /** Address in this process of byte `start`. */
+  readonly flat: number;
+  readonly #mapping: Mapping;
+  readonly #fd: OwnedFd;
+  readonly #pageSize: number;
+  readonly #pins = new Map<string, { address: number; mapping: Mapping }>();
+  readonly #home: Window;
+  users = 1;
+
+  constructor(window: Window, key: string, { fd, facts, start, end }: FileSpan) {
+    this.key = key;
+    this.start = start;
+    this.end = end;
+    this.#home = window;
+    this.#pageSize = facts.pageSize;
+    this.#fd = fd.dup();
+    try {
+      const range = { fd: this.#fd.fd, fileOffset: start, length: end - start, name: fd.name };
+      const overlay = window.overlay(range, facts.pageSize);
+      this.#mapping = overlay?.mapping ?? mapFlat(range);
+      this.window = overlay?.address ?? 0;
+      this.flat = this.#mapping.address;
+    } catch (error) {
+      this.#fd.close();
+      throw error;
+    }
+  }
+
+  /** Window address of `length` bytes at `offset`, mapped for this purpose when the whole is not in the window. */
+  pin(offset: number, length: number): number {
+    if (this.window !== 0) return this.window + offset;
+    const first = Math.floor((this.start + offset) / this.#pageSize) * this.#pageSize;
+    const end = Math.ceil((this.start + offset + length) / this.#pageSize) * this.#pageSize;
+    const key = `${first}:${end}`;
+    let pin = this.#pins.get(key);
+    if (!pin) {
+      const range = { fd: this.#fd.fd, fileOffset: first, length: end - first, name: this.#fd.name };
+      const overlay = this.#home.overlay(range, this.#pageSize);
+      if (!overlay)
+        throw new MemoryError('MEMORY_FULL', `no room in the window for ${length} bytes of ${this.#fd.name}`);
+      this.#pins.set(key, (pin = overlay));
+    }
+    return pin.address + (this.start + offset - first);
+  }
+
+  close(): void {
+    for (const { mapping } of this.#pins.values()) mapping.close();
+    this.#pins.clear();
+    this.#mapping.close();
+    this.#fd.close();
+  }
+}
+
+/** A finished table. `address` is where the datapath finds it. */
+export class RegionTable {
+  readonly address: number;
+  readonly #regions: readonly Region[];
+  readonly #arena: Arena;
+  readonly #release: () => void;
+  #closed = false;
+
+  constructor(window: Window, arena: Arena, regions: readonly Region[], release: () => void) {
+    this.#regions = regions;
+    this.#arena = arena;
+    this.#release = release;
+    this.address = arena.allocate(L.REGIONS_HEAD + regions.length * L.REGION_SIZE);
+    window.words[(this.address + L.REGIONS_COUNT) >>> 2] = regions.length;
+    regions.forEach(({ gpa, size, backing, offset }, i) => {
+      const entry = this.address + L.REGIONS_HEAD + i * L.REGION_SIZE;
+      window.longs[(entry + L.REGION_GPA) / 8] = gpa;
+      window.longs[(entry + L.REGION_LENGTH) / 8] = size;
+      window.longs[(entry + L.REGION_FLAT) / 8] = BigInt(backing.flat + offset);
+      window.words[(entry + L.REGION_WINDOW) >>> 2] = backing.window === 0 ? 0 : backing.window + offset;
+    });
+  }
+
+  /**
+   * Window address of [gpa, gpa + length), which must lie in one region. Throws MemoryError MEMORY_ADDRESS when it does not,
+   * or when the address is no multiple of `alignment` (WASM atomics trap on those).
+   */
+  pin(gpa: bigint, length: number, alignment: number): number {
+    const region = this.#regions.find(
+      r => gpa >= r.gpa && gpa - r.gpa < r.size && BigInt(length) <= r.size - (gpa - r.gpa),
+    );
+    const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
+    if (!region) throw new MemoryError('MEMORY_ADDRESS', `${where} are in no region`);
+    const address = region.backing.pin(region.offset + Number(gpa - region.gpa), length);
+    if (address % alignment !== 0) {
+      throw new MemoryError('MEMORY_ADDRESS', `${where} are not aligned to ${alignment}`);
+    }
+    return address;
+  }
+
+  /** Nobody uses the table any more: unmaps what no other table needs. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#arena.free(this.address);
+    this.#release();
+  }
+}

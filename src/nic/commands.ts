@@ -1,0 +1,34 @@
+/** What the main thread tells a NIC's worker: plain data, by message. Queue structures are window addresses; descriptors belong to the main thread. */
+import type { PortDescriptor } from '../port/port.js';
+import type { Direction } from './control.js';
+
+/** What a worker starts with. */
+export interface WorkerData {
+  readonly device: string;
+  readonly port: PortDescriptor;
+  readonly spin: boolean;
+  readonly sleepMicroseconds: number;
+  /** Window addresses of the two batches, one for each direction. */
+  readonly txBatch: number;
+  readonly rxBatch: number;
+}
+
+/** One queue of a direction that starts. */
+export interface QueueStart {
+  readonly queue: number;
+  readonly kick: number;
+  readonly irq: number;
+}
+
+/** Where a queue's context is after the memory table has changed. */
+export interface QueueMove {
+  readonly queue: number;
+  readonly context: number;
+}
+
+export type WorkerCommand =
+  | { readonly op: 'start'; readonly direction: Direction; readonly queues: readonly QueueStart[] }
+  /** With `drain`, transmit what the guest has published so far. */
+  | { readonly op: 'stop'; readonly direction: Direction; readonly drain: boolean }
+  | { readonly op: 'irq'; readonly queue: number; readonly irq: number }
+  | { readonly op: 'remap'; readonly regions: number; readonly queues: readonly QueueMove[] };

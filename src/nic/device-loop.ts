@@ -1,0 +1,245 @@
+/**
+ * The worker of a NIC: moves frames between rings and a port.
+ *
+ * ```
+ *   tx:  ring.pop ──► batch ──► port.put ──► ring.complete ──► interrupt?
+ *   rx:  ring.room ──► batch ──► port.get ──► ring.push ──► interrupt?
+ * ```
+ * At most 128 descriptors a queue and turn, whatever is waiting, so no queue starves another. In poll mode kicks are off while there is
+ * work; before sleeping they are switched on and the rings looked at once more.
+ *
+ * A receive queue without buffers ("starved") stops reading the port and waits for the guest's kick; a port that takes no more ("full")
+ * stops its transmit queues until it can be written.
+ */
+import * as L from '../../datapath/layout.js';
+import { drainEventFd, signalEventFd } from '../linux/eventfd.js';
+import { POLLIN, POLLOUT, Poller } from '../linux/poll.js';
+import type { Window } from '../memory/window.js';
+import type { Port } from '../port/port.js';
+import { attachPort } from '../port/registry.js';
+import { Batch } from '../ring/batch.js';
+import { type DatapathExports, loadDatapath } from '../ring/datapath.js';
+import { deviceType } from '../ring/registry.js';
+import type { Ring } from '../ring/ring.js';
+import type { QueueStart, WorkerCommand, WorkerData } from './commands.js';
+import { type Loop, type LoopStart, runLoop } from './thread.js';
+
+const FIRST_LOOK = 8; // receive buffers prepared before the port has shown how much it has
+const MAX_QUEUES = 64;
+const DRAIN_WAITS = 20; // how often a stop waits for a port that takes no more,
+const DRAIN_WAIT_MS = 10; // and how long each time
+
+interface Queue {
+  readonly address: number;
+  readonly stats: number;
+  readonly kick: number;
+  irq: number;
+}
+
+class DeviceLoop implements Loop<WorkerCommand, number> {
+  readonly pollEntries = 1 + MAX_QUEUES;
+  readonly pauseMicroseconds: number;
+  readonly spin: boolean;
+  readonly #window: Window;
+  readonly #calls: DatapathExports;
+  readonly #ring: Ring;
+  readonly #port: Port;
+  readonly #txBatch: Batch;
+  readonly #rxBatch: Batch;
+  #tx: readonly Queue[] = [];
+  #rx: readonly Queue[] = [];
+  #portFull = false;
+  #portReadable = true;
+  #starved = false;
+  #look = FIRST_LOOK;
+  #kicksOn = true;
+
+  constructor({ window, data }: LoopStart<WorkerData>) {
+    const datapath = loadDatapath(window);
+    this.#window = window;
+    this.#calls = datapath.calls;
+    this.#ring = deviceType(data.device)!.ring(datapath);
+    this.#port = attachPort(data.port, { window, calls: datapath.calls });
+    this.#txBatch = new Batch(window, data.txBatch);
+    this.#rxBatch = new Batch(window, data.rxBatch);
+    this.pauseMicroseconds = data.sleepMicroseconds;
+    this.spin = data.spin;
+  }
+
+  turn(): boolean {
+    let work = false;
+    for (const queue of this.#tx) {
+      if (!this.#portFull && this.#transmit(queue) > 0) work = true;
+    }
+    for (const queue of this.#rx) {
+      if (this.#portReadable && !this.#starved && this.#receive(queue)) work = true;
+    }
+    // Spinning asks each time: a system call that finds nothing costs less than sleeping would.
+    if (this.spin) this.#askAgain();
+    return work;
+  }
+
+  prepareSleep(poller: Poller, first: number): boolean {
+    let waiting = this.#switchKicks(true);
+    for (const [i, queue] of this.#tx.entries()) poller.set(first + 1 + i, queue.kick, POLLIN);
+    for (const [i, queue] of this.#rx.entries()) {
+      poller.set(first + 1 + this.#tx.length + i, queue.kick, POLLIN);
+    }
+    for (let i = this.#tx.length + this.#rx.length; i < MAX_QUEUES; i++) poller.set(first + 1 + i, -1, 0);
+
+    const wantsRead = this.#rx.length > 0 && !this.#starved && !this.#port.exhausted;
+    const events = (wantsRead ? POLLIN : 0) | (this.#portFull ? POLLOUT : 0);
+    poller.set(first, events === 0 ? -1 : this.#port.fd, events);
+    // A port without a descriptor, such as a source, is never waited for.
+    if (wantsRead && this.#port.fd < 0) waiting = true;
+    return !waiting;
+  }
+
+  afterSleep(poller: Poller, first: number): void {
+    const port = poller.revents(first);
+    if (port !== 0 || this.#port.fd < 0) {
+      this.#portReadable = !this.#port.exhausted;
+      this.#portFull = false;
+    }
+    for (const [i, queue] of this.#tx.entries()) this.#takeKick(queue, poller, first + 1 + i);
+    for (const [i, queue] of this.#rx.entries()) {
+      if (this.#takeKick(queue, poller, first + 1 + this.#tx.length + i)) this.#starved = false;
+    }
+    this.#switchKicks(false);
+  }
+
+  handle(command: WorkerCommand): number {
+    switch (command.op) {
+      case 'start':
+        this.#start(command.direction, command.queues);
+        break;
+      case 'stop':
+        return this.#stop(command.direction, command.drain);
+      case 'irq':
+        for (const queue of [...this.#tx, ...this.#rx])
+          if (queue.address === command.queue) queue.irq = command.irq;
+        break;
+      case 'remap':
+        for (const { queue, context } of command.queues) {
+          this.#set(queue, L.QUEUE_REGIONS, command.regions);
+          this.#set(queue, L.QUEUE_HINT, 0);
+          this.#set(queue, L.QUEUE_CONTEXT, context);
+          this.#set(queue, L.QUEUE_RING, context + L.CTX_OPAQUE);
+        }
+        break;
+    }
+    return 0;
+  }
+
+  #start(direction: 'rx' | 'tx', starts: readonly QueueStart[]): void {
+    const queues = starts.map(({ queue, kick, irq }) => ({
+      address: queue,
+      stats: queue + L.QUEUE_STATS,
+      kick,
+      irq,
+    }));
+    if (direction === 'tx') this.#tx = queues;
+    // One port has one stream of frames: they go to the first receive queue.
+    else this.#rx = queues.slice(0, 1);
+    this.#askAgain();
+    this.#kicksOn = true;
+    this.#switchKicks(false);
+  }
+
+  /** What was known of port and receive queue is out of date. */
+  #askAgain(): void {
+    this.#portReadable = !this.#port.exhausted;
+    this.#portFull = false;
+    this.#starved = false;
+  }
+
+  /** Returns the descriptors that were left because the port took no more. */
+  #stop(direction: 'rx' | 'tx', drain: boolean): number {
+    if (direction === 'rx') {
+      this.#rx = [];
+      return 0;
+    }
+    let left = 0;
+    for (const queue of drain ? this.#tx : []) {
+      let due = this.#ring.pending(queue.address);
+      for (let waits = 0; due > 0 && waits <= DRAIN_WAITS; due -= this.#transmit(queue)) {
+        if (this.#portFull && (waits++ === DRAIN_WAITS || !this.#waitForPort())) break;
+        if (this.#ring.pending(queue.address) === 0) break; // a fault
+      }
+      left += due;
+    }
+    this.#tx = [];
+    return left;
+  }
+
+  #waitForPort(): boolean {
+    const poller = new Poller(1);
+    poller.set(0, this.#port.fd, POLLOUT);
+    return poller.wait(DRAIN_WAIT_MS) > 0;
+  }
+
+  /** One batch from ring to port. Returns the descriptors that are done. */
+  #transmit(queue: Queue): number {
+    const batch = this.#txBatch;
+    const before = this.#word(queue.address, L.QUEUE_CONS);
+    const frames = this.#ring.pop(queue.address, batch.address, L.MAX_BATCH);
+    const taken = frames === 0 ? 0 : this.#port.put(batch);
+    this.#portFull = taken < frames;
+    if (this.#ring.complete(queue.address, batch.address, taken)) this.#interrupt(queue);
+    return this.#word(queue.address, L.QUEUE_CONS) - before;
+  }
+
+  /** One batch from port to ring. True when there was anything. */
+  #receive(queue: Queue): boolean {
+    const batch = this.#rxBatch;
+    const room = this.#ring.room(queue.address, batch.address, this.#look);
+    const filled = room === 0 ? 0 : this.#port.get(batch);
+    if (room === 0) this.#starved = true;
+    else if (filled < room) this.#portReadable = false;
+    this.#look = Math.min(L.MAX_BATCH, Math.max(FIRST_LOOK, 2 * filled));
+    if (this.#ring.push(queue.address, batch.address, filled)) this.#interrupt(queue);
+    return filled > 0;
+  }
+
+  #interrupt(queue: Queue): void {
+    if (queue.irq < 0) return;
+    signalEventFd(queue.irq);
+    this.#calls.bump(queue.stats, L.STAT_INTERRUPTS);
+  }
+
+  #takeKick(queue: Queue, poller: Poller, entry: number): boolean {
+    if (!poller.ready(entry)) return false;
+    drainEventFd(queue.kick);
+    this.#calls.bump(queue.stats, L.STAT_KICKS);
+    return true;
+  }
+
+  /** Switches kicks: transmit queues always, receive queues only while they are starved. True: something is waiting. */
+  #switchKicks(on: boolean): boolean {
+    if (!on && !this.#kicksOn) return false;
+    let waiting = false;
+    for (const queue of this.#tx) {
+      if (this.#ring.kicks(queue.address, on) && !this.#portFull) waiting = true;
+    }
+    for (const queue of this.#rx) {
+      const wanted = on && this.#starved;
+      if (this.#ring.kicks(queue.address, wanted) && wanted) {
+        this.#starved = false;
+        this.#portReadable = !this.#port.exhausted;
+        waiting = true;
+      }
+    }
+    this.#kicksOn = on;
+    return waiting;
+  }
+
+  #word(queue: number, field: number): number {
+    return this.#window.words[(queue + field) >>> 2]!;
+  }
+
+  #set(queue: number, field: number, value: number): void {
+    this.#window.words[(queue + field) >>> 2] = value;
+  }
+}
+
+runLoop((start: LoopStart<WorkerData>) => new DeviceLoop(start));

@@ -1,0 +1,349 @@
+/**
+ * The NIC: queues, features, memory, and the worker that runs them. Control protocols drive it through NicControl; it knows none of them.
+ *
+ * What is allowed when is the table below. "Running" means that at least one direction is enabled; a NIC that stops keeps its contexts, so a
+ * guest may start again on the same ones.
+ */
+import { readFileSync, writeSync } from 'node:fs';
+import type { OwnedFd } from '../linux/fd.js';
+import { addSeals, createMemfd, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE } from '../linux/memfd.js';
+import type { Arena } from '../memory/arena.js';
+import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
+import type { Window } from '../memory/window.js';
+import type { PortHandle } from '../port/port.js';
+import { Batch } from '../ring/batch.js';
+import { loadDatapath } from '../ring/datapath.js';
+import type { DeviceType, Ring } from '../ring/ring.js';
+import type { WorkerCommand, WorkerData } from './commands.js';
+import {
+  type Direction,
+  type MemoryRegionSpec,
+  type NicControl,
+  NicError,
+  type NicParameters,
+} from './control.js';
+import { Queue, type QueueStats } from './queue.js';
+import { LoopThread } from './thread.js';
+
+/** Which requests are answered with an error while a direction is enabled. */
+const WHILE_RUNNING = {
+  setFeatures: false,
+  setParameters: false,
+  setQueueContext: false,
+  setQueueKick: false,
+  setQueueIrq: true,
+  setMemoryTable: true,
+  setUpgrade: true,
+} as const;
+
+/** Descriptors of a queue: a power of two in this range. */
+export const MIN_BUFS = 16;
+export const MAX_BUFS = 8192;
+export const MAX_QUEUE_PAIRS = 32;
+
+export interface NicLimits {
+  readonly queuePairs: number;
+  readonly bufs: number;
+}
+
+export interface NicOptions {
+  readonly window: Window;
+  readonly arena: Arena;
+  readonly device: DeviceType;
+  readonly port: PortHandle;
+  readonly limits?: Partial<NicLimits>;
+  readonly spin?: boolean;
+  /** Sleep after every turn of the worker, microseconds. */
+  readonly sleepMicroseconds?: number;
+  readonly requireSealed?: boolean;
+  /** Sentences for the operator. */
+  readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
+}
+
+export interface NicStats {
+  readonly queues: readonly ({ readonly index: number; readonly direction: Direction } & QueueStats)[];
+}
+
+export class Nic implements NicControl {
+  readonly #options: NicOptions;
+  readonly #limits: NicLimits;
+  readonly #memory: GuestMemory;
+  readonly #ring: Ring;
+  readonly #programs: OwnedFd;
+  readonly #thread: LoopThread<WorkerCommand, number>;
+  readonly #batches: readonly [Batch, Batch];
+  readonly #enabled = { rx: false, tx: false };
+  #table: RegionTable | null = null;
+  #queues: Queue[] = [];
+  #upgrade: OwnedFd | null = null;
+  #features = 0n;
+  /** The guest may have reclaimed what it had posted: private state is taken from the contexts at the next start. */
+  #resume = false;
+
+  private constructor(
+    options: NicOptions,
+    thread: LoopThread<WorkerCommand, number>,
+    programs: OwnedFd,
+    batches: readonly [Batch, Batch],
+  ) {
+    this.#options = options;
+    this.#limits = { queuePairs: MAX_QUEUE_PAIRS, bufs: MAX_BUFS, ...options.limits };
+    this.#memory = new GuestMemory(options.window, options.arena, {
+      requireSealed: options.requireSealed ?? false,
+      note: message => this.#log('warn', message),
+    });
+    this.#ring = options.device.ring(loadDatapath(options.window));
+    this.#thread = thread;
+    this.#programs = programs;
+    this.#batches = batches;
+    thread.onFailure = error => this.#log('error', `the datapath worker failed: ${error.message}`);
+  }
+
+  /** Starts the NIC's worker. Throws when programs or worker can't be loaded. */
+  static async start(options: NicOptions): Promise<Nic> {
+    const { window, arena, device, port } = options;
+    const programs = memfdOf(readFileSync(device.programs), `${device.name} programs`);
+    const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)] as const;
+    const data: WorkerData = {
+      device: device.name,
+      port: port.descriptor,
+      spin: options.spin ?? false,
+      sleepMicroseconds: options.sleepMicroseconds ?? 0,
+      txBatch: batches[0].address,
+      rxBatch: batches[1].address,
+    };
+    const entry = new URL('./device-loop.js', import.meta.url);
+    const thread = await LoopThread.start<WorkerCommand, number>(entry, { window, arena, data, name: 'nic' });
+    return new Nic(options, thread, programs, batches);
+  }
+
+  get running(): boolean {
+    return this.#enabled.rx || this.#enabled.tx;
+  }
+
+  get rxEnabled(): boolean {
+    return this.#enabled.rx;
+  }
+
+  get txEnabled(): boolean {
+    return this.#enabled.tx;
+  }
+
+  /** Counters of all queues since they were set up. */
+  stats(): NicStats {
+    return { queues: this.#queues.map(({ index, direction, stats }) => ({ index, direction, ...stats })) };
+  }
+
+  features(): bigint {
+    return this.#options.device.features;
+  }
+
+  get acceptedFeatures(): bigint {
+    return this.#features;
+  }
+
+  setFeatures(accepted: bigint): void {
+    this.#check('setFeatures');
+    if ((accepted & ~this.features()) !== 0n) {
+      throw new NicError('NIC_FEATURES', `features 0x${accepted.toString(16)} are not all offered`);
+    }
+    this.#features = accepted;
+  }
+
+  setParameters(parameters: NicParameters): { rxContextSize: number; txContextSize: number } {
+    this.#check('setParameters');
+    const { numRxQueues, numTxQueues, numRxBufs, numTxBufs } = parameters;
+    for (const [what, n] of [
+      ['receive', numRxQueues],
+      ['transmit', numTxQueues],
+    ] as const) {
+      if (n < 1 || n > this.#limits.queuePairs) {
+        throw new NicError(
+          'NIC_PARAMETERS',
+          `${n} ${what} queues: 1 to ${this.#limits.queuePairs} can be had`,
+        );
+      }
+    }
+    for (const [what, n] of [
+      ['receive', numRxBufs],
+      ['transmit', numTxBufs],
+    ] as const) {
+      if (n < MIN_BUFS || n > this.#limits.bufs || (n & (n - 1)) !== 0) {
+        const range = `a power of two from ${MIN_BUFS} to ${this.#limits.bufs}`;
+        throw new NicError('NIC_PARAMETERS', `${n} ${what} buffers: ${range} can be had`);
+      }
+    }
+    const { device } = this.#options;
+    const sizes = {
+      rxContextSize: this.#ring.contextSize(numRxBufs),
+      txContextSize: this.#ring.contextSize(numTxBufs),
+    };
+    for (const queue of this.#queues) queue.close();
+    this.#queues = Array.from({ length: numRxQueues + numTxQueues }, (_, index) => {
+      const receives = index < numRxQueues;
+      return new Queue(this.#options, {
+        index,
+        direction: receives ? 'rx' : 'tx',
+        num: receives ? numRxBufs : numTxBufs,
+        contextSize: receives ? sizes.rxContextSize : sizes.txContextSize,
+        maxFrame: device.maxFrame,
+      });
+    });
+    return sizes;
+  }
+
+  programs(): OwnedFd {
+    return this.#programs;
+  }
+
+  async setMemoryTable(specs: readonly MemoryRegionSpec[]): Promise<void> {
+    try {
+      const next = this.#memory.build(specs);
+      try {
+        await this.#moveTo(next);
+      } catch (error) {
+        next.close();
+        throw error;
+      }
+    } finally {
+      for (const { fd } of specs) fd.close();
+    }
+  }
+
+  async setQueueContext(index: number, gpa: bigint): Promise<void> {
+    this.#check('setQueueContext');
+    const queue = this.#queue(index);
+    if (gpa === 0n) {
+      queue.contextGpa = null;
+      return;
+    }
+    if (!this.#table) throw new NicError('NIC_NO_MEMORY', `queue ${index}: a context, but no memory table`);
+    queue.setContext(gpa, this.#table, this.#ring);
+  }
+
+  async setQueueKick(index: number, fd: OwnedFd | null): Promise<void> {
+    try {
+      this.#check('setQueueKick');
+      this.#queue(index);
+    } catch (error) {
+      fd?.close();
+      throw error;
+    }
+    this.#queue(index).setKick(fd);
+  }
+
+  async setQueueIrq(index: number, fd: OwnedFd | null): Promise<void> {
+    const queue = this.#queues[index];
+    if (!queue) {
+      fd?.close();
+      throw this.#noQueue(index);
+    }
+    const former = queue.setIrq(fd);
+    if (this.running) await this.#thread.call({ op: 'irq', queue: queue.address, irq: queue.irqFd });
+    former?.close();
+  }
+
+  setUpgrade(fd: OwnedFd): void {
+    this.#upgrade?.close();
+    this.#upgrade = fd;
+  }
+
+  async enable(direction: Direction): Promise<void> {
+    if (this.#enabled[direction]) return;
+    const lacking = this.#queues.filter(queue => !queue.complete).map(queue => queue.index);
+    if (this.#queues.length === 0 || lacking.length > 0) {
+      const which = lacking.length > 0 ? `queue ${lacking.join(', ')}` : 'every queue';
+      throw new NicError(
+        'NIC_INCOMPLETE',
+        `can't enable ${direction}: ${which} lacks context, kick or interrupt`,
+      );
+    }
+    if (!this.running && this.#resume) {
+      this.#resume = false;
+      for (const queue of this.#queues) {
+        if (!this.#ring.resume(queue.address))
+          this.#log('warn', `queue ${queue.index}: indices make no sense, it stands still`);
+      }
+    }
+    const queues = this.#queues.filter(queue => queue.direction === direction).map(queue => queue.start());
+    await this.#thread.call({ op: 'start', direction, queues });
+    this.#enabled[direction] = true;
+    this.#log('info', `${direction} enabled`);
+  }
+
+  async disable(direction: Direction): Promise<void> {
+    await this.#stop(direction, true);
+  }
+
+  async disconnect(): Promise<void> {
+    await this.#stop('tx', false);
+    await this.#stop('rx', false);
+    for (const queue of this.#queues) queue.close();
+    this.#queues = [];
+    this.#upgrade?.close();
+    this.#upgrade = null;
+    this.#features = 0n;
+    this.#table?.close();
+    this.#table = null;
+  }
+
+  /** Ends the NIC: drains what was published, stops the worker, gives everything back. The port stays its owner's. */
+  async close(): Promise<void> {
+    await this.#stop('tx', true);
+    await this.disconnect();
+    await this.#thread.stop();
+    this.#programs.close();
+    for (const batch of this.#batches) this.#options.arena.free(batch.address);
+  }
+
+  async #stop(direction: Direction, drain: boolean): Promise<void> {
+    if (!this.#enabled[direction]) return;
+    const left = await this.#thread.call({ op: 'stop', direction, drain });
+    this.#enabled[direction] = false;
+    this.#resume = true;
+    if (left > 0)
+      this.#log('warn', `${left} packets could not be sent before the stop: the port takes no more`);
+    this.#log('info', `${direction} disabled`);
+  }
+
+  /** Everything that stands in the old table is found in the new one, or nothing changes. */
+  async #moveTo(next: RegionTable): Promise<void> {
+    const placed = this.#queues.filter(queue => queue.contextGpa !== null);
+    const moves = placed.map(queue => ({
+      queue: queue.address,
+      context: queue.locate(queue.contextGpa!, next),
+    }));
+    if (this.running) await this.#thread.call({ op: 'remap', regions: next.address, queues: moves });
+    else for (const [i, queue] of placed.entries()) queue.place(next, moves[i]!.context);
+    this.#table?.close();
+    this.#table = next;
+  }
+
+  #check(request: keyof typeof WHILE_RUNNING): void {
+    if (this.running && !WHILE_RUNNING[request]) {
+      throw new NicError('NIC_RUNNING', `${request} is refused while the NIC runs`);
+    }
+  }
+
+  #queue(index: number): Queue {
+    const queue = this.#queues[index];
+    if (!queue) throw this.#noQueue(index);
+    return queue;
+  }
+
+  #noQueue(index: number): NicError {
+    return new NicError('NIC_QUEUE', `queue ${index}: there are ${this.#queues.length}`);
+  }
+
+  #log(level: 'info' | 'warn' | 'error', message: string): void {
+    this.#options.log?.(level, message);
+  }
+}
+
+/** A sealed memfd with these bytes. */
+function memfdOf(bytes: Uint8Array, name: string): OwnedFd {
+  const memfd = createMemfd({ name, size: bytes.length, sealed: false });
+  writeSync(memfd.fd, bytes, 0, bytes.length, 0);
+  addSeals(memfd.fd, SEAL_SHRINK | SEAL_GROW | SEAL_WRITE | SEAL_SEAL);
+  return memfd;
+}

@@ -1,0 +1,149 @@
+/** One queue of a NIC as the main thread keeps it: its structure in the arena, its context in guest memory, its two eventfds. */
+import * as L from '../../datapath/layout.js';
+import { EventFd } from '../linux/eventfd.js';
+import type { OwnedFd } from '../linux/fd.js';
+import type { Arena } from '../memory/arena.js';
+import type { RegionTable } from '../memory/guest-memory.js';
+import type { Window } from '../memory/window.js';
+import type { Ring } from '../ring/ring.js';
+import type { QueueStart } from './commands.js';
+import type { Direction } from './control.js';
+
+/** Counters of a queue, since it was made. */
+export interface QueueStats {
+  readonly packets: number;
+  readonly bytes: number;
+  readonly buffers: number;
+  readonly batches: number;
+  readonly kicks: number;
+  readonly interrupts: number;
+  readonly errors: number;
+  readonly dropped: number;
+}
+
+/** Reads the block of counters at a window address. */
+export function readStats(window: Window, stats: number): QueueStats {
+  const at = (counter: number) => Number(window.longs[(stats + counter) / 8]!);
+  return {
+    packets: at(L.STAT_PACKETS),
+    bytes: at(L.STAT_BYTES),
+    buffers: at(L.STAT_BUFFERS),
+    batches: at(L.STAT_BATCHES),
+    kicks: at(L.STAT_KICKS),
+    interrupts: at(L.STAT_INTERRUPTS),
+    errors: at(L.STAT_ERRORS),
+    dropped: at(L.STAT_DROPPED),
+  };
+}
+
+/** Contexts are aligned for the widest atomic access that the datapath makes on them. */
+const CONTEXT_ALIGNMENT = 8;
+
+export class Queue {
+  readonly index: number;
+  readonly direction: Direction;
+  readonly address: number;
+  readonly contextSize: number;
+  readonly #window: Window;
+  readonly #arena: Arena;
+  /** Guest physical address of the context; null: none. */
+  contextGpa: bigint | null = null;
+  #kick: EventFd | null = null;
+  #irq: EventFd | null = null;
+
+  constructor(
+    host: { window: Window; arena: Arena },
+    {
+      index,
+      direction,
+      num,
+      contextSize,
+      maxFrame,
+    }: { index: number; direction: Direction; num: number; contextSize: number; maxFrame: number },
+  ) {
+    this.index = index;
+    this.direction = direction;
+    this.contextSize = contextSize;
+    this.#window = host.window;
+    this.#arena = host.arena;
+    this.address = host.arena.allocate(L.QUEUE_SIZE);
+    this.#set(L.QUEUE_NUM, num);
+    this.#set(L.QUEUE_MAX_FRAME, maxFrame);
+  }
+
+  /** All that processing needs is there. */
+  get complete(): boolean {
+    return this.contextGpa !== null && this.#kick !== null && this.#irq !== null;
+  }
+
+  get stats(): QueueStats {
+    return readStats(this.#window, this.address + L.QUEUE_STATS);
+  }
+
+  /** One of FAULT_*; not 0: the guest broke the ring's rules and the queue stands still. */
+  get fault(): number {
+    return this.#window.words[(this.address + L.QUEUE_FAULT) >>> 2]!;
+  }
+
+  /** Takes a context at `gpa` and sets up its ring. Throws MemoryError and keeps what it had. */
+  setContext(gpa: bigint, table: RegionTable, ring: Ring): void {
+    this.place(table, this.locate(gpa, table));
+    this.contextGpa = gpa;
+    ring.initialise(this.address, this.direction === 'rx');
+  }
+
+  /** Window address of a context at `gpa` in that table. Throws MemoryError. */
+  locate(gpa: bigint, table: RegionTable): number {
+    return table.pin(gpa, this.contextSize, CONTEXT_ALIGNMENT);
+  }
+
+  /** The datapath finds the context at window address `context`, and buffers by `table`. For queues that no worker runs. */
+  place(table: RegionTable, context: number): void {
+    this.#set(L.QUEUE_REGIONS, table.address);
+    this.#set(L.QUEUE_HINT, 0);
+    this.#set(L.QUEUE_CONTEXT, context);
+    this.#set(L.QUEUE_RING, context + L.CTX_OPAQUE);
+  }
+
+  /** Replaces an eventfd, takes `fd` over and closes the former one. Throws LinuxError when it is no eventfd. */
+  setKick(fd: OwnedFd | null): void {
+    const next = fd && EventFd.adopt(fd);
+    this.#kick?.close();
+    this.#kick = next;
+  }
+
+  /** As `setKick`; the former one is returned, open, since a worker may still use it. */
+  setIrq(fd: OwnedFd | null): EventFd | null {
+    const next = fd && EventFd.adopt(fd);
+    const former = this.#irq;
+    this.#irq = next;
+    return former;
+  }
+
+  get irqFd(): number {
+    return this.#irq?.fd ?? -1;
+  }
+
+  /** What a worker needs; the queue is complete. */
+  start(): QueueStart {
+    return { queue: this.address, kick: this.#kick!.fd, irq: this.#irq!.fd };
+  }
+
+  /** Forgets context and eventfds. */
+  clear(): void {
+    this.contextGpa = null;
+    this.#kick?.close();
+    this.#irq?.close();
+    this.#kick = null;
+    this.#irq = null;
+  }
+
+  close(): void {
+    this.clear();
+    this.#arena.free(this.address);
+  }
+
+  #set(field: number, value: number): void {
+    this.#window.words[(this.address + field) >>> 2] = value;
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * A worker thread with one synchronous loop, and the main thread's hold on it.
+ *
+ * ```
+ *   main thread                                    worker
+ *   call(command) ── message, flag, eventfd ──►    between two turns: handle(command)
+ *        ◄────────────── message ──────────────    reply
+ * ```
+ * The loop never yields to the worker's event loop: it blocks in ppoll, or never. The flag is a word in the window that a spinning loop looks at
+ * once a turn; the eventfd wakes a sleeping one. A loop is asked to stop and leaves by itself; it is never terminated from outside.
+ */
+import {
+  MessageChannel,
+  type MessagePort,
+  receiveMessageOnPort,
+  Worker,
+  workerData,
+} from 'node:worker_threads';
+import { drainEventFd, EventFd } from '../linux/eventfd.js';
+import { POLLIN, Poller } from '../linux/poll.js';
+import type { Arena } from '../memory/arena.js';
+import { Window } from '../memory/window.js';
+
+/** What a worker does. `turn` does a bounded amount of work and says whether there was any. */
+export interface Loop<Command, Reply> {
+  /** Descriptors that `prepareSleep` may watch. */
+  readonly pollEntries: number;
+  /** Sleep between turns even if there is work, microseconds; 0 = never. */
+  readonly pauseMicroseconds: number;
+  /** Never sleep. */
+  readonly spin: boolean;
+  turn(): boolean;
+  /** Before sleeping: arm what wakes us, set the poller's entries from `first` on. False: something came meanwhile, don't sleep. */
+  prepareSleep(poller: Poller, first: number): boolean;
+  afterSleep(poller: Poller, first: number): void;
+  handle(command: Command): Reply;
+}
+
+/** What a worker starts with, from `LoopThread.start`. */
+export interface LoopStart<Data> {
+  readonly window: Window;
+  readonly data: Data;
+}
+
+/** A process that exits waits for system calls of its workers: none may be without limit. */
+const LONGEST_SLEEP_MS = 1000;
+
+interface ThreadData<Data> {
+  memory: WebAssembly.Memory;
+  port: MessagePort;
+  flag: number;
+  wake: number;
+  data: Data;
+}
+
+type Request<Command> = { id: number; command: Command } | { stop: true };
+type Response<Reply> =
+  | { ready: true }
+  | { id: number; reply: Reply }
+  | { id: number; error: string }
+  | { failed: string };
+
+/** A worker's loop failed: `code` is THREAD_FAILED, the message is the worker's. */
+export class ThreadError extends Error {
+  override readonly name = 'ThreadError';
+  readonly code = 'THREAD_FAILED';
+}
+
+export class LoopThread<Command, Reply> {
+  readonly #worker: Worker;
+  readonly #port: MessagePort;
+  readonly #wake: EventFd;
+  readonly #flag: number;
+  readonly #window: Window;
+  readonly #arena: Arena;
+  readonly #waiting = new Map<number, { resolve: (reply: Reply) => void; reject: (error: Error) => void }>();
+  readonly #exited: Promise<void>;
+  #nextId = 1;
+  #stopped = false;
+  /** Called once when the loop throws. */
+  onFailure: (error: ThreadError) => void = () => {};
+
+  private constructor(entry: URL, window: Window, arena: Arena, data: unknown, name: string) {
+    this.#window = window;
+    this.#arena = arena;
+    this.#flag = arena.allocate(64);
+    this.#wake = EventFd.create(`${name}: wake-up`);
+    const { port1, port2 } = new MessageChannel();
+    this.#port = port1;
+    const threadData: ThreadData<unknown> = {
+      memory: window.memory,
+      port: port2,
+      flag: this.#flag,
+      wake: this.#wake.fd,
+      data,
+    };
+    this.#worker = new Worker(entry, { workerData: threadData, transferList: [port2], name });
+    this.#exited = new Promise(resolve => this.#worker.once('exit', () => resolve()));
+  }
+
+  /** Starts the worker whose module is `entry` (it calls `runLoop`); resolves when its loop runs. */
+  static async start<Command, Reply>(
+    entry: URL,
+    { window, arena, data, name }: { window: Window; arena: Arena; data: unknown; name: string },
+  ): Promise<LoopThread<Command, Reply>> {
+    const thread = new LoopThread<Command, Reply>(entry, window, arena, data, name);
+    await new Promise<void>((resolve, reject) => {
+      thread.#worker.once('error', error => reject(new ThreadError(String(error.stack ?? error))));
+      thread.#port.on('message', (message: Response<Reply>) => {
+        if ('ready' in message) resolve();
+        else thread.#receive(message, reject);
+      });
+    });
+    return thread;
+  }
+
+  /** Has the loop handle a command between two turns. */
+  call(command: Command): Promise<Reply> {
+    if (this.#stopped) return Promise.reject(new ThreadError('the worker has stopped'));
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#post({ id, command });
+    });
+  }
+
+  /** Ends the loop after its present turn, and the thread with it. */
+  async stop(): Promise<void> {
+    if (!this.#stopped) {
+      this.#stopped = true;
+      this.#post({ stop: true });
+    }
+    await this.#exited;
+    this.#port.close();
+    if (this.#wake.owner.closed) return;
+    this.#wake.close();
+    this.#arena.free(this.#flag);
+  }
+
+  #post(request: Request<Command>): void {
+    this.#port.postMessage(request);
+    Atomics.store(this.#window.words, this.#flag >>> 2, 1);
+    this.#wake.signal();
+  }
+
+  #receive(message: Exclude<Response<Reply>, { ready: true }>, failStart: (error: Error) => void): void {
+    if ('failed' in message) {
+      this.#stopped = true;
+      const error = new ThreadError(message.failed);
+      failStart(error);
+      for (const { reject } of this.#waiting.values()) reject(error);
+      this.#waiting.clear();
+      this.onFailure(error);
+      return;
+    }
+    const { resolve, reject } = this.#waiting.get(message.id)!;
+    this.#waiting.delete(message.id);
+    if ('error' in message) reject(new ThreadError(message.error));
+    else resolve(message.reply);
+  }
+}
+
+/** The body of a worker: makes the loop from what it was started with, and runs it until it is asked to stop. */
+export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => Loop<Command, Reply>): void {
+  const { memory, port, flag, wake, data } = workerData as ThreadData<Data>;
+  const send = (message: Response<Reply>) => port.postMessage(message);
+  try {
+    const window = Window.attach(memory);
+    const loop = make({ window, data });
+    const poller = new Poller(loop.pollEntries + 1);
+    poller.set(0, wake, POLLIN);
+    const timer = loop.pauseMicroseconds > 0 ? new Poller(0) : null;
+    const flagIndex = flag >>> 2;
+    send({ ready: true });
+    for (;;) {
+      if (Atomics.load(window.words, flagIndex) !== 0) {
+        Atomics.store(window.words, flagIndex, 0);
+        drainEventFd(wake);
+        if (!handleMessages(loop, port, send)) break;
+      }
+      const busy = loop.turn();
+      timer?.wait(loop.pauseMicroseconds / 1000);
+      if (busy || loop.spin) continue;
+      if (loop.prepareSleep(poller, 1)) poller.wait(LONGEST_SLEEP_MS);
+      loop.afterSleep(poller, 1);
+    }
+  } catch (error) {
+    send({ failed: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+  }
+  port.close();
+}
+
+/** Handles all that has come. False: we are to stop. */
+function handleMessages<Command, Reply>(
+  loop: Loop<Command, Reply>,
+  port: MessagePort,
+  send: (message: Response<Reply>) => void,
+): boolean {
+  for (let received = receiveMessageOnPort(port); received; received = receiveMessageOnPort(port)) {
+    const request = received.message as Request<Command>;
+    if ('stop' in request) return false;
+    try {
+      send({ id: request.id, reply: loop.handle(request.command) });
+    } catch (error) {
+      send({ id: request.id, error: error instanceof Error ? error.message : String(error) });
+    }
+  }
+  return true;
+}

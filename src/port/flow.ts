@@ -1,0 +1,88 @@
+/**
+ * source and sink: ports without a kernel, for measuring and for tests. Both read and write frames in the datapath module.
+ *
+ *   source[:len=60]   hands out numbered frames as fast as they are taken, and swallows what it is given
+ *   sink              swallows frames, reading every byte and checking their numbers; hands out none
+ */
+import * as L from '../../datapath/layout.js';
+import type { Window } from '../memory/window.js';
+import type { Batch } from '../ring/batch.js';
+import { add, readCounters } from './counters.js';
+import {
+  type Port,
+  type PortDescriptor,
+  PortError,
+  type PortHandle,
+  type PortHost,
+  type PortKind,
+  type PortWorker,
+} from './port.js';
+
+/** Smallest and largest frame of a source: room for its number, and what a buffer of 2 KiB holds. */
+const MIN_LENGTH = L.SOURCE_MIN_LENGTH;
+const MAX_LENGTH = 1518;
+
+export interface FlowCounters {
+  /** The number that comes next. */
+  readonly sequence: number;
+  /** Frames that did not carry the number that was expected. */
+  readonly outOfOrder: number;
+}
+
+/** What source or sink counted, read from a port's state. */
+export function readFlow(window: Window, state: number): FlowCounters {
+  const at = (field: number) => Number(window.longs[(state + field) / 8]!);
+  return { sequence: at(L.FLOW_SEQUENCE), outOfOrder: at(L.FLOW_OUT_OF_ORDER) };
+}
+
+function open(kind: string, length: number, { window, arena }: PortHost): PortHandle {
+  const state = arena.allocate(L.PORT_SIZE);
+  return {
+    descriptor: { kind, name: kind, state, fds: [], options: { length } },
+    counters: () => readCounters(window, state),
+    close: () => arena.free(state),
+  };
+}
+
+function attach({ state, options }: PortDescriptor, { window, calls }: PortWorker): Port {
+  const length = options.length as number;
+  return {
+    fd: -1,
+    exhausted: length === 0,
+    put(batch: Batch): number {
+      const n = calls.sink_drain(state, batch.address);
+      add(window, state, L.PORT_SENT, n);
+      return n;
+    },
+    get(batch: Batch): number {
+      const n = length === 0 ? 0 : calls.source_fill(state, batch.address, batch.count, length);
+      add(window, state, L.PORT_RECEIVED, n);
+      return n;
+    },
+  };
+}
+
+export const source: PortKind = {
+  kind: 'source',
+  usage: 'source[:len=60]',
+  options: ['len'],
+  open(options, host) {
+    const length = Number(options.get('len') ?? 60);
+    if (!Number.isInteger(length) || length < MIN_LENGTH || length > MAX_LENGTH) {
+      throw new PortError(
+        'PORT_SPEC',
+        `source: len must be ${MIN_LENGTH} to ${MAX_LENGTH}, not ${options.get('len')}`,
+      );
+    }
+    return open('source', length, host);
+  },
+  attach,
+};
+
+export const sink: PortKind = {
+  kind: 'sink',
+  usage: 'sink',
+  options: [],
+  open: (_options, host) => open('sink', 0, host),
+  attach,
+};

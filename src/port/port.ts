@@ -1,0 +1,87 @@
+/**
+ * A port: where frames go when they leave a queue, and where they come from. Ports know no rings.
+ *
+ * A port has two halves. The main thread opens it and owns its descriptors; what a worker needs to know travels to it as plain data, and
+ * the worker makes the moving half of it.
+ *
+ * ```
+ *   spec ──parse──► PortSpec ──open──► PortHandle {descriptor, close}        main thread
+ *                                            │ descriptor, by message
+ *                                      attach▼
+ *                                         Port {get, put}                     worker
+ * ```
+ */
+import type { Arena } from '../memory/arena.js';
+import type { Window } from '../memory/window.js';
+import type { Batch } from '../ring/batch.js';
+import type { DatapathExports } from '../ring/datapath.js';
+
+/** The half that moves frames. Neither call blocks, throws or allocates. */
+export interface Port {
+  /** Polled for reading before `get`, for writing after a `put` that took too little. -1: there is nothing to wait for. */
+  readonly fd: number;
+  /** `get` will never return a frame again: a sink, a file at its end, a device that is gone. */
+  readonly exhausted: boolean;
+  /** Takes frames from the front of the batch, sent or dropped; returns how many. Fewer than there are: it is full. */
+  put(batch: Batch): number;
+  /** Fills frames from the front of the batch, each with its length; returns how many. Fewer than there are: there is no more. */
+  get(batch: Batch): number;
+}
+
+/** Plain data from which a worker attaches the port. `state` is the window address of counters, PORT_STATE bytes. */
+export interface PortDescriptor {
+  readonly kind: string;
+  readonly name: string;
+  readonly state: number;
+  readonly fds: readonly number[];
+  readonly options: Readonly<Record<string, string | number>>;
+}
+
+export interface PortHandle {
+  readonly descriptor: PortDescriptor;
+  /** Frames that could not be handed on, by reason. */
+  counters(): PortCounters;
+  /** Whether frames can be delivered now; a NIC's link follows it. */
+  setCarrier?(up: boolean): void;
+  close(): void;
+}
+
+export interface PortCounters {
+  readonly received: number;
+  readonly sent: number;
+  readonly dropped: number;
+  readonly tooLong: number;
+  readonly errors: number;
+}
+
+/** What opening or attaching needs of the process. */
+export interface PortHost {
+  readonly window: Window;
+  readonly arena: Arena;
+}
+export interface PortWorker {
+  readonly window: Window;
+  readonly calls: DatapathExports;
+}
+
+/** A bad specification or a file that can't be used. `code`: PORT_SPEC (the user's words), PORT_OPEN. */
+export class PortError extends Error {
+  override readonly name = 'PortError';
+  readonly code: 'PORT_SPEC' | 'PORT_OPEN';
+
+  constructor(code: PortError['code'], message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** What a kind of port is made of. */
+export interface PortKind {
+  readonly kind: string;
+  /** For `--help`: how it is written. */
+  readonly usage: string;
+  /** Names of the options it takes; `_` is the word right behind the kind. */
+  readonly options: readonly string[];
+  open(options: ReadonlyMap<string, string>, host: PortHost): PortHandle;
+  attach(descriptor: PortDescriptor, worker: PortWorker): Port;
+}

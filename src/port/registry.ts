@@ -1,0 +1,47 @@
+/** The kinds of port there are, and how a user writes them: `kind[:word][,option=value]…`. A new kind is an entry here. */
+import { sink, source } from './flow.js';
+import { pcap } from './pcap.js';
+import {
+  type Port,
+  type PortDescriptor,
+  PortError,
+  type PortHandle,
+  type PortHost,
+  type PortKind,
+  type PortWorker,
+} from './port.js';
+import { tap } from './tap.js';
+
+const KINDS: readonly PortKind[] = [tap, source, sink, pcap];
+
+/** How ports are written, for `--help`. */
+export const portUsage: readonly string[] = KINDS.map(kind => kind.usage);
+
+/** Opens the port that the user's words name. Throws PortError or LinuxError. */
+export function openPort(spec: string, host: PortHost): PortHandle {
+  const colon = spec.indexOf(':');
+  const name = colon < 0 ? spec : spec.slice(0, colon);
+  const kind = KINDS.find(candidate => candidate.kind === name);
+  if (!kind) {
+    throw new PortError('PORT_SPEC', `no port of kind "${name}": write one of ${portUsage.join('  ')}`);
+  }
+  return kind.open(parseOptions(kind, colon < 0 ? '' : spec.slice(colon + 1)), host);
+}
+
+/** Makes the moving half, in a worker. */
+export function attachPort(descriptor: PortDescriptor, worker: PortWorker): Port {
+  return KINDS.find(kind => kind.kind === descriptor.kind)!.attach(descriptor, worker);
+}
+
+function parseOptions(kind: PortKind, text: string): Map<string, string> {
+  const options = new Map<string, string>();
+  for (const word of text === '' ? [] : text.split(',')) {
+    const equals = word.indexOf('=');
+    const name = equals < 0 ? '_' : word.slice(0, equals);
+    if (!kind.options.includes(name) || options.has(name)) {
+      throw new PortError('PORT_SPEC', `${kind.kind}: "${word}" does not belong there: write ${kind.usage}`);
+    }
+    options.set(name, word.slice(equals + 1));
+  }
+  return options;
+}

@@ -1,0 +1,130 @@
+/**
+ * tap: an Ethernet interface of this machine's kernel. What the kernel sends on it comes in here; what goes out here, the kernel receives.
+ *
+ *   tap:IFNAME[,netns=NAME][,mac=02:…]    creates the interface when it does not exist
+ *
+ * Every frame carries a 12-byte virtio-net header. One system call a frame: that is where the time of a TAP goes.
+ */
+import * as L from '../../datapath/layout.js';
+import { EAGAIN, EBADF, EINTR, EIO, ENOBUFS } from '../linux/errors.js';
+import type { OwnedFd } from '../linux/fd.js';
+import { readv, writev } from '../linux/libc.js';
+import { openNetns } from '../linux/netns.js';
+import { openTap, type Tap } from '../linux/tun.js';
+import type { Window } from '../memory/window.js';
+import type { Batch } from '../ring/batch.js';
+import { add, readCounters } from './counters.js';
+import {
+  type Port,
+  type PortDescriptor,
+  PortError,
+  type PortHandle,
+  type PortKind,
+  type PortWorker,
+} from './port.js';
+
+/** A TAP that its owner can do more with than move frames. */
+export interface TapHandle extends PortHandle {
+  readonly tap: Tap;
+  setCarrier(up: boolean): void;
+}
+
+const EBADFD = 77; // the interface is gone
+
+class TapPort implements Port {
+  readonly fd: number;
+  exhausted = false;
+  readonly #window: Window;
+  readonly #state: number;
+
+  constructor({ fds, state }: PortDescriptor, { window }: PortWorker) {
+    this.fd = fds[0]!;
+    this.#window = window;
+    this.#state = state;
+  }
+
+  put(batch: Batch): number {
+    const { count } = batch;
+    let dropped = 0;
+    let taken = 0;
+    for (; taken < count; taken++) {
+      const result = writev(this.fd, batch.iovAddress(taken), batch.iovs(taken));
+      if (result > 0) continue;
+      if (result === -EAGAIN || result === -EINTR) break;
+      dropped++; // EIO: the interface is down; EINVAL: no Ethernet frame
+      if (result !== -EIO && result !== -ENOBUFS) this.#failed(result);
+    }
+    this.#add(L.PORT_SENT, taken - dropped);
+    if (dropped !== 0) this.#add(L.PORT_DROPPED, dropped);
+    return taken;
+  }
+
+  get(batch: Batch): number {
+    const { count } = batch;
+    let filled = 0;
+    for (let calls = 0; filled < count && calls < L.MAX_BATCH; calls++) {
+      const result = readv(this.fd, batch.iovAddress(filled), batch.iovs(filled) + 1);
+      if (result < 0) {
+        if (result !== -EAGAIN && result !== -EINTR) this.#failed(result);
+        break;
+      }
+      const length = result - L.VNET_HEADER_SIZE;
+      if (length > batch.room(filled)) this.#add(L.PORT_TOO_LONG, 1);
+      else batch.setLength(filled++, length);
+    }
+    if (filled !== 0) this.#add(L.PORT_RECEIVED, filled);
+    return filled;
+  }
+
+  #add(field: number, n: number): void {
+    add(this.#window, this.#state, field, n);
+  }
+
+  #failed(result: number): void {
+    this.#add(L.PORT_ERRORS, 1);
+    if (result === -EBADFD || result === -EBADF) this.exhausted = true;
+  }
+}
+
+export const tap: PortKind = {
+  kind: 'tap',
+  usage: 'tap:IFNAME[,netns=NAME][,mac=ADDRESS]',
+  options: ['_', 'netns', 'mac'],
+  open(options, { window, arena }): TapHandle {
+    const name = options.get('_') ?? '';
+    if (!/^[^\s/]{1,15}$/.test(name)) {
+      throw new PortError(
+        'PORT_SPEC',
+        `tap: "${name}" is no interface name (1 to 15 characters): write tap:IFNAME`,
+      );
+    }
+    const mac = options.has('mac') ? parseMac(options.get('mac')!) : null;
+    const netns: OwnedFd | undefined = options.has('netns') ? openNetns(options.get('netns')!) : undefined;
+    try {
+      const device = openTap(netns ? { name, netns } : { name });
+      if (mac) device.mac = mac;
+      const state = arena.allocate(L.PORT_SIZE);
+      return {
+        tap: device,
+        descriptor: { kind: 'tap', name: device.name, state, fds: [device.fd], options: {} },
+        counters: () => readCounters(window, state),
+        setCarrier: up => device.setCarrier(up),
+        close() {
+          device.close();
+          arena.free(state);
+        },
+      };
+    } finally {
+      netns?.close();
+    }
+  },
+  attach: (descriptor, worker) => new TapPort(descriptor, worker),
+};
+
+/** Six octets of `02:00:5e:10:00:01`. Throws PortError. */
+export function parseMac(text: string): Uint8Array {
+  if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(text)) {
+    throw new PortError('PORT_SPEC', `"${text}" is no MAC address such as 02:00:5e:10:00:01`);
+  }
+  return Uint8Array.from(text.split(':'), octet => Number.parseInt(octet, 16));
+}

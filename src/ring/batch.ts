@@ -1,0 +1,87 @@
+/**
+ * A batch as TypeScript sees it: the array of frames that rings and ports hand to each other (picture in datapath/batch.ts).
+ *
+ * Ports use it so:
+ *   put: for each frame, hand `iovAddress(i)`, `iovs(i)` to writev, or read its payload through the window
+ *   get: for each frame, readv into `iovAddress(i)`, `iovs(i) + 1` (the spill shows that a frame was too long), then `setLength(i, …)`
+ */
+import * as L from '../../datapath/layout.js';
+import type { Arena } from '../memory/arena.js';
+import type { Window } from '../memory/window.js';
+
+/** Enough for a full batch of one-buffer frames with header and spill, and for one more frame of 64 buffers. */
+const IOV_CAPACITY = L.MAX_BATCH * 3 + L.CTX_MAX_BUFS + 2;
+
+export class Batch {
+  /** Window address of the structure. */
+  readonly address: number;
+  readonly #window: Window;
+  readonly #words: Uint32Array;
+  readonly #frames: number;
+
+  constructor(window: Window, address: number) {
+    this.#window = window;
+    this.#words = window.words;
+    this.address = address;
+    this.#frames = this.#words[(address + L.BATCH_FRAMES) >>> 2]!;
+  }
+
+  /** A new batch; `arena.free(batch.address)` ends it. */
+  static allocate(window: Window, arena: Arena): Batch {
+    const sizes = [
+      L.BATCH_SIZE,
+      L.MAX_BATCH * L.FRAME_SIZE,
+      IOV_CAPACITY * L.IOVEC_SIZE,
+      IOV_CAPACITY * 4,
+      L.MAX_BATCH * L.VNET_HEADER_STRIDE,
+      64, // the spill
+    ];
+    const address = arena.allocate(sizes.reduce((sum, size) => sum + size));
+    const at = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, size) => sum + size, address));
+    const set = (field: number, value: number) => {
+      window.words[(address + field) >>> 2] = value;
+    };
+    set(L.BATCH_CAPACITY, L.MAX_BATCH);
+    set(L.BATCH_IOV_CAPACITY, IOV_CAPACITY);
+    set(L.BATCH_FRAMES, at[1]!);
+    set(L.BATCH_IOV, at[2]!);
+    set(L.BATCH_WIN, at[3]!);
+    set(L.BATCH_HEADERS, at[4]!);
+    set(L.BATCH_SPILL, at[5]!);
+    window.longs[(address + L.BATCH_BASE) / 8] = BigInt(window.base);
+    return new Batch(window, address);
+  }
+
+  /** Frames in the batch. */
+  get count(): number {
+    return this.#words[(this.address + L.BATCH_COUNT) >>> 2]!;
+  }
+
+  /** Address in this process of the frame's iovecs: virtio-net header, buffers, and behind them, for receiving, the spill. */
+  iovAddress(i: number): number {
+    return this.#window.base + this.#field(i, L.FRAME_IOV);
+  }
+
+  /** Iovecs of the frame, header included, spill not. */
+  iovs(i: number): number {
+    return this.#field(i, L.FRAME_IOVS);
+  }
+
+  /** Bytes of the frame, header not included. */
+  length(i: number): number {
+    return this.#field(i, L.FRAME_LENGTH);
+  }
+
+  setLength(i: number, bytes: number): void {
+    this.#words[(this.#frames + i * L.FRAME_SIZE + L.FRAME_LENGTH) >>> 2] = bytes;
+  }
+
+  /** Receive: bytes that the frame's buffers can hold. */
+  room(i: number): number {
+    return this.#field(i, L.FRAME_ROOM);
+  }
+
+  #field(i: number, field: number): number {
+    return this.#words[(this.#frames + i * L.FRAME_SIZE + field) >>> 2]!;
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * The datapath module, instantiated: one instance a thread, over the window's memory and a function table of its own.
+ *
+ * Signatures are those of datapath/*.ts. All addresses are window addresses; i64 parameters are BigInt and appear only in calls that are not hot.
+ */
+import { readFileSync } from 'node:fs';
+import type { Window } from '../memory/window.js';
+
+export interface DatapathExports {
+  translate(regions: number, hint: number, gpa: bigint, length: bigint): number;
+  bump(stats: number, counter: number): void;
+  sink_drain(flow: number, batch: number): number;
+  source_fill(flow: number, batch: number, n: number, length: number): number;
+
+  sring_size(num: number): number;
+  sring_init(queue: number, receive: boolean): void;
+  sring_resume(queue: number): number;
+  sring_pending(queue: number): number;
+  sring_tx_pop(queue: number, batch: number, budget: number): number;
+  sring_tx_complete(queue: number, batch: number, n: number): number;
+  sring_rx_room(queue: number, batch: number, budget: number): number;
+  sring_rx_push(queue: number, batch: number, n: number): number;
+  sring_kicks(queue: number, on: boolean): number;
+
+  driver_reset(driver: number, buffers: number): void;
+  driver_fail(driver: number, reason: number): void;
+  driver_tx_room(driver: number, batch: number, want: number): number;
+  driver_tx_publish(driver: number, batch: number, n: number): number;
+  driver_tx_complete(driver: number, budget: number): number;
+  driver_rx_refill(driver: number): number;
+  driver_rx_poll(driver: number, batch: number, budget: number): number;
+  driver_rx_release(driver: number, batch: number): void;
+  driver_arm(driver: number, minimum: number): number;
+  driver_reclaim(driver: number): number;
+  driver_seize(driver: number, buffers: number): number;
+
+  helper_rx_pkt_alloc(context: bigint): bigint;
+  helper_csum_get(context: bigint, start: bigint, offset: bigint): bigint;
+  helper_csum_set(context: bigint, start: bigint, offset: bigint): bigint;
+  helper_vnet_get(context: bigint, to: bigint): bigint;
+  helper_vnet_set(context: bigint, from: bigint): bigint;
+  helper_dma_map(context: bigint, vaddr: bigint, length: bigint, paddr: bigint): bigint;
+  helper_dma_unmap(context: bigint, vaddr: bigint, length: bigint, paddr: bigint): bigint;
+}
+
+/** Room for the programs of 64 queue pairs, ten each. */
+const TABLE_SIZE = 1280;
+
+let compiled: WebAssembly.Module | undefined;
+
+export interface Datapath {
+  readonly calls: DatapathExports;
+  /** Where programs are put for the driver's loop to call, as (context) → r0. Index 0 stays empty. */
+  readonly table: WebAssembly.Table;
+}
+
+/** Instantiates the module for this thread. */
+export function loadDatapath(window: Window): Datapath {
+  compiled ??= new WebAssembly.Module(readFileSync(new URL('../../datapath.wasm', import.meta.url)));
+  const table = new WebAssembly.Table({ element: 'anyfunc', initial: TABLE_SIZE });
+  const instance = new WebAssembly.Instance(compiled, { env: { memory: window.memory, table } });
+  return { calls: instance.exports as unknown as DatapathExports, table };
+}

@@ -1,0 +1,40 @@
+/**
+ * What a ring format is to the rest: the device side of one queue, behind nine calls. Rings know no ports, ports know no rings.
+ *
+ * `queue` and `batch` are window addresses of the structures in datapath/layout.ts. All calls do bounded work and none throws, whatever the
+ * guest has written.
+ */
+import type { Datapath } from './datapath.js';
+
+export interface Ring {
+  /** Bytes of a queue context for `num` descriptors. */
+  contextSize(num: number): number;
+  /** Sets up a new context. */
+  initialise(queue: number, receive: boolean): void;
+  /** Takes the device's private state from the context again, checked. False: the guest left nonsense, the queue stands still. */
+  resume(queue: number): boolean;
+  /** Descriptors that wait for the device. */
+  pending(queue: number): number;
+  /** Fills the batch with packets to transmit, from `budget` descriptors at most. Returns the frames. */
+  pop(queue: number, batch: number, budget: number): number;
+  /** The batch's first `n` frames have left. True: the guest wants an interrupt. */
+  complete(queue: number, batch: number, n: number): boolean;
+  /** Fills the batch with buffers to receive into, from `budget` descriptors at most. Returns the frames. */
+  room(queue: number, batch: number, budget: number): number;
+  /** The batch's first `n` frames have been filled. True: the guest wants an interrupt. */
+  push(queue: number, batch: number, n: number): boolean;
+  /** Switches the guest's kicks on or off. True: descriptors are waiting all the same. */
+  kicks(queue: number, on: boolean): boolean;
+}
+
+/** A kind of ring that a NIC can have: a name, what it offers, the programs that the guest's driver runs. */
+export interface DeviceType {
+  readonly name: string;
+  /** bpfhv feature bits. */
+  readonly features: bigint;
+  /** Bytes of a frame at most. */
+  readonly maxFrame: number;
+  /** The ELF object with the eBPF programs. */
+  readonly programs: URL;
+  ring(datapath: Datapath): Ring;
+}
