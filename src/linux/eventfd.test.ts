@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { drainEventFd, EventFd, signalEventFd } from './eventfd.js';
 import { createMemfd } from './memfd.js';
 import { leakTest } from './testing.js';
@@ -37,5 +39,20 @@ leakTest('the event loop hears of a signal, and of no more after close', async (
     bell.signal();
   });
   assert.equal(heard, 2);
+  bell.close();
+});
+
+leakTest('the operands outlive a garbage collection', () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const bell = EventFd.create('bell');
+  for (let i = 0; i < 20; i++) {
+    collect();
+    // Small blocks of memory that would take the place of a freed operand.
+    const fill = Array.from({ length: 200 }, () => new Uint32Array(4).fill(77).buffer);
+    assert.equal(fill.length, 200);
+    bell.signal();
+    assert.equal(bell.drain(), 1);
+  }
   bell.close();
 });

@@ -13,10 +13,11 @@ import { addressOf, eventfd, read, write } from './libc.js';
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
 
-const one = new Uint32Array([1, 0]);
-const counter = new Uint32Array(2);
-const oneAddress = addressOf(one);
-const counterAddress = addressOf(counter);
+// One buffer for both operands, a u64 1 and the u64 that is read: `drainEventFd` refers to it, which keeps it alive. (A buffer
+// that only its address refers to is collected, even from a module's top level.)
+const operands = new Uint32Array([1, 0, 0, 0]);
+const oneAddress = addressOf(operands);
+const counterAddress = oneAddress + 8;
 
 /** Adds one. Returns 0, or `-errno` (-EAGAIN: the counter is full, so the other side is awake anyway). */
 export function signalEventFd(fd: number): number {
@@ -27,7 +28,7 @@ export function signalEventFd(fd: number): number {
 export function drainEventFd(fd: number): number {
   const result = read(fd, counterAddress, 8);
   if (result < 0) return result === -EAGAIN ? 0 : result;
-  return counter[1]! * 0x1_0000_0000 + counter[0]!;
+  return operands[3]! * 0x1_0000_0000 + operands[2]!;
 }
 
 /** An eventfd with its owner. */

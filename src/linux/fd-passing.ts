@@ -32,6 +32,7 @@ const MSG_CMSG_CLOEXEC = 0x40000000;
 
 const HEADER = { iovec: 16, iovecs: 24, control: 32, controlLength: 40, flags: 48, size: 56 };
 
+// The views below share its buffer and keep it alive.
 const memory = new Uint8Array(HEADER.size + 16 + CONTROL_SIZE);
 const header = new DataView(memory.buffer, 0, HEADER.size);
 const iovec = new DataView(memory.buffer, HEADER.size, 16);
