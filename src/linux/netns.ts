@@ -17,10 +17,10 @@ const OWN_NETNS = '/proc/thread-self/ns/net';
 
 /** A new, empty namespace (only a loopback device, down). Throws LinuxError EPERM without CAP_SYS_ADMIN. */
 export function createNetns(name = 'unnamed namespace'): OwnedFd {
-  return returningHome(() => {
-    check(libc.unshare(CLONE_NEWNET), 'unshare CLONE_NEWNET', name);
-    return openPath(OWN_NETNS, name);
-  });
+  return away(
+    () => check(libc.unshare(CLONE_NEWNET), 'unshare CLONE_NEWNET', name),
+    () => openPath(OWN_NETNS, name),
+  );
 }
 
 /** The namespace of the calling thread. */
@@ -43,10 +43,7 @@ export function openNetns(nameOrPath: string): OwnedFd {
  */
 export function inNetns<T>(netns: OwnedFd | undefined, action: () => T): T {
   if (!netns) return action();
-  return returningHome(() => {
-    check(libc.setns(netns.fd, CLONE_NEWNET), 'setns', netns.name);
-    return action();
-  });
+  return away(() => check(libc.setns(netns.fd, CLONE_NEWNET), 'setns', netns.name), action);
 }
 
 /** Whether network namespaces can be made here: tries it. */
@@ -65,14 +62,18 @@ function openPath(path: string, name: string): OwnedFd {
   return new OwnedFd(check(libc.open(path, O_CLOEXEC), 'open', path), name);
 }
 
-function returningHome<T>(action: () => T): T {
+/** Runs `action` between `leave`, which takes the thread out of its namespace (or throws), and the way back. */
+function away<T>(leave: () => void, action: () => T): T {
   const home = currentNetns();
   try {
-    return action();
+    leave();
+    try {
+      return action();
+    } finally {
+      // Carrying on in a stranger's namespace would send packets to the wrong network.
+      check(libc.setns(home.fd, CLONE_NEWNET), 'setns', 'back to the own namespace');
+    }
   } finally {
-    const result = libc.setns(home.fd, CLONE_NEWNET);
     home.close();
-    // Carrying on in a stranger's namespace would send packets to the wrong network.
-    check(result, 'setns', 'back to the own namespace');
   }
 }
