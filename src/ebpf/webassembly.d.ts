@@ -24,6 +24,12 @@ declare namespace WebAssembly {
     constructor(descriptor: { value: 'i32' | 'i64' | 'f32' | 'f64'; mutable?: boolean }, value?: T);
     value: T;
   }
+  class Table {
+    constructor(descriptor: { element: 'anyfunc'; initial: number; maximum?: number });
+    readonly length: number;
+    get(index: number): unknown;
+    set(index: number, value: unknown): void;
+  }
   // biome-ignore lint/suspicious/noExplicitAny: what an instance exports is known only to who compiled it
   type Exports = Record<string, any>;
   type Imports = Record<string, Record<string, unknown>>;

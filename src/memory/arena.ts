@@ -1,5 +1,6 @@
 /**
- * The arena: host-private memory inside the window, for what the datapath keeps between calls. No guest can reach it.
+ * An arena: a part of the window from which pieces are given out. The default one is host-private memory for what the datapath keeps
+ * between calls, where no guest can reach it; a guest driver has another over its guest memory.
  *
  * First fit over a list of free ranges, neighbours joined when they come back. Allocations are few and long-lived (queues, batches,
  * tables), so clarity wins over speed.
@@ -16,10 +17,11 @@ interface Range {
 export class Arena {
   readonly #window: Window;
   readonly #live = new Map<number, number>();
-  #free: Range[] = [{ start: ARENA_START, end: ARENA_END }];
+  #free: Range[];
 
-  constructor(window: Window) {
+  constructor(window: Window, start = ARENA_START, end = ARENA_END) {
     this.#window = window;
+    this.#free = [{ start, end }];
   }
 
   /** Window address of `size` zeroed bytes, at the start of a cache line. Throws MemoryError MEMORY_FULL. */

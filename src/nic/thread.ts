@@ -40,6 +40,8 @@ export interface Loop<Command, Reply> {
 export interface LoopStart<Data> {
   readonly window: Window;
   readonly data: Data;
+  /** Tells the main thread something that it did not ask for. Not for every packet. */
+  readonly emit: (event: unknown) => void;
 }
 
 /** A process that exits waits for system calls of its workers: none may be without limit. */
@@ -58,6 +60,7 @@ type Response<Reply> =
   | { ready: true }
   | { id: number; reply: Reply }
   | { id: number; error: string }
+  | { event: unknown }
   | { failed: string };
 
 /** A worker's loop failed: `code` is THREAD_FAILED, the message is the worker's. */
@@ -79,6 +82,8 @@ export class LoopThread<Command, Reply> {
   #stopped = false;
   /** Called once when the loop throws. */
   onFailure: (error: ThreadError) => void = () => {};
+  /** Called with what the loop emits. */
+  onEvent: (event: unknown) => void = () => {};
 
   private constructor(entry: URL, window: Window, arena: Arena, data: unknown, name: string) {
     this.#window = window;
@@ -153,6 +158,10 @@ export class LoopThread<Command, Reply> {
       this.onFailure(error);
       return;
     }
+    if ('event' in message) {
+      this.onEvent(message.event);
+      return;
+    }
     const { resolve, reject } = this.#waiting.get(message.id)!;
     this.#waiting.delete(message.id);
     if ('error' in message) reject(new ThreadError(message.error));
@@ -166,7 +175,7 @@ export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => 
   const send = (message: Response<Reply>) => port.postMessage(message);
   try {
     const window = Window.attach(memory);
-    const loop = make({ window, data });
+    const loop = make({ window, data, emit: event => send({ event }) });
     const poller = new Poller(loop.pollEntries + 1);
     poller.set(0, wake, POLLIN);
     const timer = loop.pauseMicroseconds > 0 ? new Poller(0) : null;

@@ -1,0 +1,305 @@
+/**
+ * A bpfhv device made of registers on this side and a backend process on the other: what a VMM's PCI model is to its guest, for a guest
+ * driver in our own process.
+ *
+ * ```
+ *   driver ── read, write (REG) ──► ProxyDevice ── bpfhv-proxy messages ──► backend
+ *          ── doorbell eventfd ──────────────────────────────────────────►
+ *          ◄───────────────────────────────────────── interrupt eventfd ──
+ * ```
+ * When a backend connects, the device learns all of it and sets STATUS.UPGRADE; registers show the new contract from then on. When it goes,
+ * the link is down. Memory, doorbells and interrupts are the guest's and outlive backends.
+ */
+import { fstatSync, readSync } from 'node:fs';
+import { type ElfObject, loadObject } from '../../ebpf/elf.js';
+import { ABI_VERSION, CTRL, PROGRAMS, REG, STATUS } from '../../guest/bpfhv/registers.js';
+import type { BpfhvTransport } from '../../guest/bpfhv/transport.js';
+import type { GuestRam } from '../../guest/guest-ram.js';
+import { EventFd } from '../../linux/eventfd.js';
+import type { OwnedFd } from '../../linux/fd.js';
+import type { Channel } from './channel.js';
+import { ProxyError } from './errors.js';
+import { ProxyFrontend } from './frontend.js';
+
+export interface ProxyDeviceOptions {
+  readonly ram: GuestRam;
+  readonly queuePairs: number;
+  /** Descriptors of each queue: a power of two from 16 to 8192. */
+  readonly bufs: number;
+  /** 6 octets. */
+  readonly mac: Uint8Array;
+  readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
+}
+
+/** The object file that a backend sends may be so long. */
+const MAX_OBJECT = 4 * 1024 * 1024;
+const DOORBELL_SIZE = 8;
+
+/** What a backend offered when it connected. */
+interface Contract {
+  readonly features: bigint;
+  readonly rxContextSize: number;
+  readonly txContextSize: number;
+  readonly programs: ElfObject['programs'];
+}
+
+export class ProxyDevice implements BpfhvTransport {
+  readonly ram: GuestRam;
+  onChange: () => void = () => {};
+  readonly #options: ProxyDeviceOptions;
+  readonly #kicks: readonly EventFd[];
+  readonly #irqs: readonly EventFd[];
+  readonly #upgradeFd: EventFd;
+  readonly #contexts: bigint[];
+  #frontend: ProxyFrontend | null = null;
+  #contract: Contract | null = null;
+  #status = 0;
+  #features = 0n;
+  #queue = 0;
+  #program = 0;
+  #addressLow = 0;
+  #dump = Buffer.from('\0');
+  #dumpOffset = 0;
+
+  constructor(options: ProxyDeviceOptions) {
+    this.#options = options;
+    this.ram = options.ram;
+    const queues = 2 * options.queuePairs;
+    this.#kicks = Array.from({ length: queues }, (_, i) => EventFd.create(`queue ${i}: doorbell`));
+    this.#irqs = Array.from({ length: queues }, (_, i) => EventFd.create(`queue ${i}: interrupt`));
+    this.#upgradeFd = EventFd.create('upgrade');
+    this.#contexts = new Array(queues).fill(0n);
+  }
+
+  get present(): boolean {
+    return this.#contract !== null;
+  }
+
+  doorbell(queue: number): number {
+    return this.#kicks[queue]!.fd;
+  }
+
+  interrupt(queue: number): number {
+    return this.#irqs[queue]!.fd;
+  }
+
+  /** One backend's connection, from its first message to its end. Resolves when it is over. */
+  async serve(channel: Channel): Promise<void> {
+    const frontend = new ProxyFrontend(channel, { onRefusal: 'keep' });
+    try {
+      this.#contract = await this.#introduce(frontend);
+      this.#frontend = frontend;
+      this.#status = STATUS.UPGRADE;
+      this.#features = this.#contract.features;
+      this.#contexts.fill(0n);
+      this.#log('info', 'backend connected');
+      this.onChange();
+      const reason = await frontend.closed;
+      this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
+    } catch (error) {
+      frontend.close();
+      this.#log('error', `backend refused: ${(error as Error).message}`);
+    }
+    this.#frontend = null;
+    this.#contract = null;
+    this.#status = 0;
+    this.onChange();
+  }
+
+  async read(register: number): Promise<number> {
+    const { queuePairs, bufs, mac } = this.#options;
+    switch (register) {
+      case REG.STATUS:
+        return this.#status | (this.#linkUp ? STATUS.LINK : 0);
+      case REG.MAC_LO:
+        return ((mac[2]! << 24) | (mac[3]! << 16) | (mac[4]! << 8) | mac[5]!) >>> 0;
+      case REG.MAC_HI:
+        return (mac[0]! << 8) | mac[1]!;
+      case REG.NUM_RX_QUEUES:
+      case REG.NUM_TX_QUEUES:
+        return queuePairs;
+      case REG.NUM_RX_BUFS:
+      case REG.NUM_TX_BUFS:
+        return bufs;
+      case REG.RX_CTX_SIZE:
+        return this.#contract?.rxContextSize ?? 0;
+      case REG.TX_CTX_SIZE:
+        return this.#contract?.txContextSize ?? 0;
+      case REG.DOORBELL_SIZE:
+        return DOORBELL_SIZE;
+      case REG.QUEUE_SELECT:
+        return this.#queue;
+      case REG.PROG_SELECT:
+        return this.#program;
+      case REG.PROG_SIZE:
+        return (this.#selectedProgram?.length ?? 0) / 8;
+      case REG.VERSION:
+        return ABI_VERSION;
+      case REG.FEATURES:
+        return Number(this.#features & 0xffff_ffffn);
+      case REG.DUMP_LEN:
+        return this.#dump.length;
+      case REG.DUMP_INPUT:
+        return this.#dumpWord();
+      case REG.DUMP_OFS:
+        return this.#dumpOffset;
+      default:
+        return 0;
+    }
+  }
+
+  async write(register: number, value: number): Promise<void> {
+    switch (register) {
+      case REG.CTRL:
+        return this.#control(value);
+      case REG.QUEUE_SELECT:
+        if (value < this.#contexts.length) this.#queue = value;
+        return;
+      case REG.CTX_PADDR_LO:
+        this.#addressLow = value;
+        return;
+      case REG.CTX_PADDR_HI:
+        return this.#setContext((BigInt(value) << 32n) | BigInt(this.#addressLow));
+      case REG.PROG_SELECT:
+        if (PROGRAMS.some(program => program.number === value)) this.#program = value;
+        return;
+      case REG.FEATURES:
+        return this.#setFeatures(BigInt(value));
+      case REG.DUMP_OFS:
+        if (value < this.#dump.length) this.#dumpOffset = value;
+        return;
+      default: // read-only, or nothing
+    }
+  }
+
+  async readProgram(instructions: number): Promise<Uint8Array> {
+    return (this.#selectedProgram ?? new Uint8Array()).subarray(0, instructions * 8);
+  }
+
+  close(): void {
+    this.#frontend?.close();
+    for (const eventfd of [...this.#kicks, ...this.#irqs, this.#upgradeFd]) eventfd.close();
+  }
+
+  /** What a VMM says to a backend that has just connected, in the order in which existing ones say it. */
+  async #introduce(frontend: ProxyFrontend): Promise<Contract> {
+    const { queuePairs, bufs } = this.#options;
+    const { ram } = this;
+    await frontend.setMemTable([
+      {
+        guestPhysicalAddress: ram.guestPhysicalAddress,
+        size: BigInt(ram.size),
+        hypervisorVirtualAddress: 0n,
+        mmapOffset: 0n,
+        fd: ram.fd,
+      },
+    ]);
+    const features = await frontend.getFeatures();
+    await frontend.setFeatures(0n);
+    const sizes = await frontend.setParameters({
+      numRxQueues: queuePairs,
+      numTxQueues: queuePairs,
+      numRxBufs: bufs,
+      numTxBufs: bufs,
+    });
+    const programs = readObject(await frontend.getPrograms());
+    for (const [queue, kick] of this.#kicks.entries()) {
+      await frontend.setQueueKick(queue, kick.owner);
+      await frontend.setQueueIrq(queue, this.#irqs[queue]!.owner);
+    }
+    await frontend.setUpgrade(this.#upgradeFd.owner);
+    return { features, ...sizes, programs };
+  }
+
+  async #control(value: number): Promise<void> {
+    if (value & CTRL.RX_DISABLE) await this.#switch('rxDisable', STATUS.RX_ENABLED, false);
+    if (value & CTRL.TX_DISABLE) await this.#switch('txDisable', STATUS.TX_ENABLED, false);
+    if (value & CTRL.RX_ENABLE) await this.#switch('rxEnable', STATUS.RX_ENABLED, true);
+    if (value & CTRL.TX_ENABLE) await this.#switch('txEnable', STATUS.TX_ENABLED, true);
+    if (value & CTRL.UPGRADE_READY) this.#status &= ~STATUS.UPGRADE;
+    if (value & CTRL.QUEUES_DUMP) this.#makeDump();
+  }
+
+  async #switch(
+    request: 'rxEnable' | 'txEnable' | 'rxDisable' | 'txDisable',
+    bit: number,
+    on: boolean,
+  ): Promise<void> {
+    if (((this.#status & bit) !== 0) === on) return;
+    const done = await this.#ask(frontend => frontend[request]());
+    // A backend that does not confirm a stop is gone; the bit falls in either case.
+    if (done && on) this.#status |= bit;
+    if (!on) this.#status &= ~bit;
+  }
+
+  async #setContext(gpa: bigint): Promise<void> {
+    const queue = this.#queue;
+    if (await this.#ask(frontend => frontend.setQueueContext(queue, gpa))) this.#contexts[queue] = gpa;
+  }
+
+  async #setFeatures(accepted: bigint): Promise<void> {
+    if (!this.#contract || (accepted & ~this.#contract.features) !== 0n) return;
+    if (await this.#ask(frontend => frontend.setFeatures(accepted))) this.#features = accepted;
+  }
+
+  /** Asks the backend. False when it refuses or is gone: the registers then show that nothing has changed. */
+  async #ask(request: (frontend: ProxyFrontend) => Promise<void>): Promise<boolean> {
+    if (!this.#frontend) return false;
+    try {
+      await request(this.#frontend);
+      return true;
+    } catch (error) {
+      if (!(error instanceof ProxyError)) throw error;
+      this.#log('warn', error.message);
+      return false;
+    }
+  }
+
+  get #linkUp(): boolean {
+    const rx = this.#contexts.slice(0, this.#options.queuePairs);
+    return this.#frontend !== null && rx.every(gpa => gpa !== 0n);
+  }
+
+  get #selectedProgram(): Uint8Array | undefined {
+    const section = PROGRAMS.find(program => program.number === this.#program)?.section;
+    return section && this.#contract?.programs.get(section);
+  }
+
+  #makeDump(): void {
+    const lines = this.#contexts.map((gpa, queue) => {
+      const direction = queue < this.#options.queuePairs ? 'rx' : 'tx';
+      return `queue ${queue} ${direction} ctx 0x${gpa.toString(16)} bufs ${this.#options.bufs}\n`;
+    });
+    this.#dump = Buffer.from(`${lines.join('')}\0`);
+    this.#dumpOffset = 0;
+  }
+
+  /** Four bytes at the offset, zeros behind the end. */
+  #dumpWord(): number {
+    const word = Buffer.alloc(4);
+    this.#dump.copy(word, 0, this.#dumpOffset);
+    return word.readUInt32LE();
+  }
+
+  #log(level: 'info' | 'warn' | 'error', message: string): void {
+    this.#options.log?.(level, message);
+  }
+}
+
+/** Reads the object file that a backend sent, and closes it. Throws EbpfError, or ProxyError PROXY_VALUE for a file that is too long. */
+function readObject(fd: OwnedFd): ElfObject['programs'] {
+  try {
+    const { size } = fstatSync(fd.fd);
+    if (size > MAX_OBJECT)
+      throw new ProxyError('PROXY_VALUE', `an object file of ${size} bytes, ${MAX_OBJECT} at most`);
+    const bytes = Buffer.alloc(size);
+    for (let at = 0; at < size; ) {
+      const n = readSync(fd.fd, bytes, at, size - at, at);
+      if (n === 0) throw new ProxyError('PROXY_VALUE', `the object file ends after ${at} of ${size} bytes`);
+      at += n;
+    }
+    return loadObject(bytes).programs;
+  } finally {
+    fd.close();
+  }
+}

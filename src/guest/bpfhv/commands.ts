@@ -1,0 +1,52 @@
+/** What the driver tells its worker: plain data and compiled programs, by message. Structures are window addresses. */
+import type { PortDescriptor } from '../../port/port.js';
+import type { ProgramSection } from './registers.js';
+
+export interface DriverLoopData {
+  /** The guest operating system's network device. */
+  readonly netdev: PortDescriptor;
+  readonly spin: boolean;
+  readonly rxBatch: number;
+  readonly txBatch: number;
+}
+
+/** A queue that the driver runs. `index` is the device's. */
+export interface DriverQueue {
+  readonly index: number;
+  /** Window address of the DRIVER_* structure. */
+  readonly address: number;
+  /** How many buffers it has. */
+  readonly buffers: number;
+  readonly doorbell: number;
+  readonly interrupt: number;
+}
+
+/** The programs of a device, compiled for its context sizes. */
+export type CompiledPrograms = Readonly<Partial<Record<ProgramSection, WebAssembly.Module>>>;
+
+export type DriverCommand =
+  /** Takes these programs and queues in use; nothing is posted yet. */
+  | {
+      readonly op: 'attach';
+      readonly programs: CompiledPrograms;
+      readonly rx: readonly DriverQueue[];
+      readonly tx: readonly DriverQueue[];
+    }
+  /** The device runs: lends it receive buffers, and transmits. */
+  | { readonly op: 'up' }
+  /** Transmits no more; goes on receiving. */
+  | { readonly op: 'stopTransmit' }
+  /** The device has stopped: takes what is completed, reclaims the rest. */
+  | { readonly op: 'down' };
+
+/** What the worker answers to `down`: buffers that programs gave back, and those that they should have. */
+export interface DriverReply {
+  readonly reclaimed: number;
+  readonly seized: number;
+}
+
+/** What the worker says unasked: a queue broke. */
+export interface DriverEvent {
+  readonly queue: number;
+  readonly reason: string;
+}

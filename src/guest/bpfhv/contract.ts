@@ -1,0 +1,155 @@
+/** What a device offers, read once and checked, and the queues that a driver makes of it. */
+import * as L from '../../../datapath/layout.js';
+import type { Arena } from '../../memory/arena.js';
+import type { Window } from '../../memory/window.js';
+import type { Direction } from '../../nic/control.js';
+import type { DriverQueue } from './commands.js';
+import { ABI_VERSION, PROGRAMS, type ProgramSection, REG, RX_BUFFER_SIZE } from './registers.js';
+import { type BpfhvTransport, DriverError } from './transport.js';
+
+export interface Contract {
+  readonly numRxQueues: number;
+  readonly numTxQueues: number;
+  readonly numRxBufs: number;
+  readonly numTxBufs: number;
+  readonly rxContextSize: number;
+  readonly txContextSize: number;
+  readonly features: number;
+  readonly mac: Uint8Array;
+}
+
+/** The registers that make up the contract, and what each may hold. */
+const isQueues = (n: number) => n >= 1 && n <= 32;
+const isBufs = (n: number) => n >= 16 && n <= 8192 && (n & (n - 1)) === 0;
+const isContextSize = (n: number) => n >= L.CTX_OPAQUE && n <= 2 ** 24;
+const CHECKED = [
+  ['numRxQueues', REG.NUM_RX_QUEUES, isQueues],
+  ['numTxQueues', REG.NUM_TX_QUEUES, isQueues],
+  ['numRxBufs', REG.NUM_RX_BUFS, isBufs],
+  ['numTxBufs', REG.NUM_TX_BUFS, isBufs],
+  ['rxContextSize', REG.RX_CTX_SIZE, isContextSize],
+  ['txContextSize', REG.TX_CTX_SIZE, isContextSize],
+] as const;
+
+/** Bytes from one buffer to the next: a frame of 1518, and each buffer on pages of its own half. */
+const BUFFER_STRIDE = 2048;
+
+/** Reads the contract. Throws DriverError DRIVER_DEVICE for another ABI version or numbers that no device may have. */
+export async function readContract(transport: BpfhvTransport): Promise<Contract> {
+  const version = await transport.read(REG.VERSION);
+  if (version !== ABI_VERSION) {
+    throw new DriverError(
+      'DRIVER_DEVICE',
+      `the device speaks ABI version ${version}, this driver ${ABI_VERSION}`,
+    );
+  }
+  const values: Partial<Record<(typeof CHECKED)[number][0], number>> = {};
+  for (const [name, register, check] of CHECKED) {
+    const value = await transport.read(register);
+    if (!check(value)) throw new DriverError('DRIVER_DEVICE', `the device says ${name} is ${value}`);
+    values[name] = value;
+  }
+  const low = await transport.read(REG.MAC_LO);
+  const high = await transport.read(REG.MAC_HI);
+  const mac = Uint8Array.of(high >>> 8, high, low >>> 24, low >>> 16, low >>> 8, low);
+  return {
+    ...(values as Record<(typeof CHECKED)[number][0], number>),
+    mac,
+    features: await transport.read(REG.FEATURES),
+  };
+}
+
+interface OwnQueue extends DriverQueue {
+  readonly direction: Direction;
+  /** Window addresses: in guest memory … */
+  readonly context: number;
+  readonly bufferBase: number;
+  /** … and in the arena. */
+  readonly lists: number;
+}
+
+/** All queues of a contract: contexts and buffers in guest memory, bookkeeping in the arena. `close` gives everything back. */
+export class DriverQueues {
+  readonly all: readonly OwnQueue[];
+  readonly #host: { transport: BpfhvTransport; arena: Arena; window: Window };
+
+  constructor(contract: Contract, host: { transport: BpfhvTransport; arena: Arena; window: Window }) {
+    this.#host = host;
+    const { numRxQueues, numTxQueues } = contract;
+    this.all = Array.from({ length: numRxQueues + numTxQueues }, (_, index) =>
+      index < numRxQueues
+        ? this.#make(index, 'rx', contract.numRxBufs, contract.rxContextSize)
+        : this.#make(index, 'tx', contract.numTxBufs, contract.txContextSize),
+    );
+  }
+
+  get rx(): DriverQueue[] {
+    return this.#plain('rx');
+  }
+
+  get tx(): DriverQueue[] {
+    return this.#plain('tx');
+  }
+
+  /** Tells the device where the contexts are, and that no offload is wanted of it. */
+  async register(): Promise<void> {
+    const { transport } = this.#host;
+    await transport.write(REG.FEATURES, 0);
+    for (const { index, context } of this.all) {
+      const gpa = transport.ram.toGuest(context);
+      await transport.write(REG.QUEUE_SELECT, index);
+      await transport.write(REG.CTX_PADDR_LO, Number(gpa & 0xffff_ffffn));
+      await transport.write(REG.CTX_PADDR_HI, Number(gpa >> 32n));
+    }
+  }
+
+  close(): void {
+    const { transport, arena } = this.#host;
+    for (const { address, lists, context, bufferBase } of this.all) {
+      arena.free(address);
+      arena.free(lists);
+      transport.ram.free(context);
+      transport.ram.free(bufferBase);
+    }
+  }
+
+  #make(index: number, direction: Direction, num: number, contextSize: number): OwnQueue {
+    const { transport, arena, window } = this.#host;
+    const { ram } = transport;
+    const context = ram.allocate(contextSize);
+    const bufferBase = ram.allocate(num * BUFFER_STRIDE);
+    const address = arena.allocate(L.DRIVER_SIZE);
+    const lists = arena.allocate(num * 5); // the stack of free buffers, then an owner byte for each
+    const number = (section: ProgramSection) => PROGRAMS.find(program => program.section === section)!.number;
+    const fields: [number, number][] = [
+      [L.DRIVER_CONTEXT, context],
+      [L.DRIVER_NUM, num],
+      [L.DRIVER_PUBLISH, number(`${direction}p`)],
+      [L.DRIVER_COMPLETE, number(`${direction}c`)],
+      [L.DRIVER_ARM, number(`${direction}i`)],
+      [L.DRIVER_RECLAIM, number(`${direction}r`)],
+      [L.DRIVER_BUFFERS, bufferBase],
+      [L.DRIVER_STRIDE, BUFFER_STRIDE],
+      [L.DRIVER_ROOM, RX_BUFFER_SIZE],
+      [L.DRIVER_FREE, lists],
+      [L.DRIVER_OWNER, lists + num * 4],
+    ];
+    for (const [field, value] of fields) window.words[(address + field) >>> 2] = value;
+    window.longs[(address + L.DRIVER_BUFFERS_GPA) / 8] = ram.toGuest(bufferBase);
+    const doorbell = transport.doorbell(index);
+    const interrupt = transport.interrupt(index);
+    return { index, direction, address, buffers: num, doorbell, interrupt, context, bufferBase, lists };
+  }
+
+  #plain(direction: Direction): DriverQueue[] {
+    return this.all
+      .filter(queue => queue.direction === direction)
+      .map(({ index, address, buffers, doorbell, interrupt }) => ({
+        index,
+        address,
+        buffers,
+        doorbell,
+        interrupt,
+      }));
+  }
+}

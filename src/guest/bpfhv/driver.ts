@@ -1,0 +1,250 @@
+/**
+ * The bpfhv guest driver, control side: probes the device, registers contexts, loads programs, and follows link and upgrades. Frames are
+ * moved by its worker (driver-loop.ts).
+ *
+ * ```
+ *               upgrade pending, or first seen              interface up
+ *   detached ──────────────────────────────────► attached ──────────────► running
+ *      ▲        programs, contexts, buffers          ▲ │     enable            │
+ *      │                                             │ └───────────────────────┤ interface down, fault: disable, reclaim
+ *      └─────────────────────────────────────────────┴─────────────────────────┘ device gone, upgrade: the same, then let go
+ * ```
+ * Whatever happens, one routine compares what is with what should be and takes the next step (`#reconcile`), one step at a time.
+ */
+import * as L from '../../../datapath/layout.js';
+import { STACK_BYTES } from '../../ebpf/sandbox.js';
+import type { Arena } from '../../memory/arena.js';
+import type { Window } from '../../memory/window.js';
+import type { Direction } from '../../nic/control.js';
+import { type QueueStats, readStats } from '../../nic/queue.js';
+import { LoopThread } from '../../nic/thread.js';
+import type { PortHandle } from '../../port/port.js';
+import { Batch } from '../../ring/batch.js';
+import type { DriverCommand, DriverEvent, DriverLoopData, DriverReply } from './commands.js';
+import { DriverQueues, readContract } from './contract.js';
+import { loadPrograms } from './programs.js';
+import { CTRL, REG, STATUS } from './registers.js';
+import type { BpfhvTransport } from './transport.js';
+
+export interface DriverOptions {
+  readonly transport: BpfhvTransport;
+  readonly window: Window;
+  readonly arena: Arena;
+  /** The guest's network device: a TAP, or a source or sink. */
+  readonly netdev: PortHandle;
+  readonly spin?: boolean;
+  readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
+  /** Told the device's address whenever it is probed, 6 octets. */
+  readonly onMac?: (mac: Uint8Array) => void;
+}
+
+export interface DriverStats {
+  readonly running: boolean;
+  /** Times that the driver took a (new) contract from the device. */
+  readonly probes: number;
+  /** Buffers that neither device nor programs gave back at a stop. */
+  readonly seized: number;
+  readonly queues: readonly ({ readonly index: number; readonly direction: Direction } & QueueStats)[];
+}
+
+export class BpfhvDriver {
+  readonly #options: DriverOptions;
+  readonly #thread: LoopThread<DriverCommand, DriverReply>;
+  readonly #batches: readonly Batch[];
+  readonly #stack: number;
+  #queues: DriverQueues | null = null;
+  #running = false;
+  #wanted = false;
+  /** A queue broke, or the contract can't be taken: stands still until the interface goes down, or another contract comes. */
+  #broken = false;
+  #closing = false;
+  #probes = 0;
+  #seized = 0;
+  #work: Promise<void> | null = null;
+  #again = false;
+  #waiters: (() => void)[] = [];
+
+  private constructor(
+    options: DriverOptions,
+    thread: LoopThread<DriverCommand, DriverReply>,
+    batches: readonly Batch[],
+    stack: number,
+  ) {
+    this.#options = options;
+    this.#thread = thread;
+    this.#batches = batches;
+    this.#stack = stack;
+    thread.onEvent = event => this.#onEvent(event as DriverEvent);
+    thread.onFailure = error => this.#log('error', `the guest driver's worker failed: ${error.message}`);
+    options.transport.onChange = () => this.#wake();
+    options.netdev.setCarrier?.(false);
+  }
+
+  /** Starts the driver's worker. The interface is down at first: see `setInterfaceUp`. */
+  static async start(options: DriverOptions): Promise<BpfhvDriver> {
+    const { window, arena, netdev } = options;
+    const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)];
+    const data: DriverLoopData = {
+      netdev: netdev.descriptor,
+      spin: options.spin ?? false,
+      rxBatch: batches[0]!.address,
+      txBatch: batches[1]!.address,
+    };
+    const entry = new URL('./driver-loop.js', import.meta.url);
+    const thread = await LoopThread.start<DriverCommand, DriverReply>(entry, {
+      window,
+      arena,
+      data,
+      name: 'guest',
+    });
+    const driver = new BpfhvDriver(options, thread, batches, arena.allocate(STACK_BYTES));
+    driver.#wake();
+    return driver;
+  }
+
+  get running(): boolean {
+    return this.#running;
+  }
+
+  stats(): DriverStats {
+    const queues = (this.#queues?.all ?? []).map(({ index, direction, address }) => ({
+      index,
+      direction,
+      ...readStats(this.#options.window, address + L.DRIVER_STATS),
+    }));
+    return { running: this.#running, probes: this.#probes, seized: this.#seized, queues };
+  }
+
+  /** The operating system's interface went up or down. Resolves when the device has followed, as far as it can. */
+  setInterfaceUp(up: boolean): Promise<void> {
+    this.#wanted = up;
+    if (!up) this.#broken = false;
+    this.#wake();
+    return this.#work ?? Promise.resolve();
+  }
+
+  /** Resolves when the device runs, or at once if it does. */
+  async whenRunning(): Promise<void> {
+    while (!this.#running) await new Promise<void>(resolve => this.#waiters.push(resolve));
+  }
+
+  /** Stops the device, takes every buffer back and ends the worker. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#wake();
+    await this.#work;
+    this.#options.transport.onChange = () => {};
+    await this.#thread.stop();
+    for (const batch of this.#batches) this.#options.arena.free(batch.address);
+    this.#options.arena.free(this.#stack);
+  }
+
+  #wake(): void {
+    this.#again = true;
+    this.#work ??= this.#reconcileAll().finally(() => {
+      this.#work = null;
+    });
+  }
+
+  async #reconcileAll(): Promise<void> {
+    while (this.#again) {
+      this.#again = false;
+      try {
+        await this.#reconcile();
+      } catch (error) {
+        // The contract can't be taken, or the device went away in the middle: stand still until something changes.
+        this.#broken = this.#options.transport.present;
+        this.#log('error', (error as Error).message);
+        await this.#detach();
+      }
+    }
+  }
+
+  async #reconcile(): Promise<void> {
+    const { transport } = this.#options;
+    const status = transport.present ? await transport.read(REG.STATUS) : 0;
+    const upgrade = (status & STATUS.UPGRADE) !== 0;
+    if (this.#queues && (!transport.present || upgrade || this.#closing)) await this.#detach();
+    if (this.#closing || !transport.present) return;
+
+    if (upgrade) {
+      await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
+      this.#broken = false;
+    }
+    if (!this.#queues && !this.#broken) await this.#attach();
+
+    const wanted = this.#wanted && this.#queues !== null && !this.#broken;
+    if (wanted && !this.#running) await this.#bringUp();
+    if (!wanted && this.#running) await this.#bringDown();
+    if (this.#running && (status & STATUS.UPGRADE) === 0) await this.#followLink();
+  }
+
+  async #attach(): Promise<void> {
+    const { transport, arena, window } = this.#options;
+    const contract = await readContract(transport);
+    const programs = await loadPrograms(transport, contract, this.#stack);
+    this.#queues = new DriverQueues(contract, { transport, arena, window });
+    await this.#queues.register();
+    const { rx, tx } = this.#queues;
+    await this.#thread.call({ op: 'attach', programs, rx, tx });
+    this.#probes++;
+    this.#options.onMac?.(contract.mac);
+    this.#log(
+      'info',
+      `device probed: ${rx.length} queue pair(s), ${contract.numRxBufs}/${contract.numTxBufs} buffers`,
+    );
+  }
+
+  async #detach(): Promise<void> {
+    if (this.#running) await this.#bringDown();
+    this.#queues?.close();
+    this.#queues = null;
+  }
+
+  async #bringUp(): Promise<void> {
+    const { transport } = this.#options;
+    await transport.write(REG.CTRL, CTRL.RX_ENABLE | CTRL.TX_ENABLE);
+    const both = STATUS.RX_ENABLED | STATUS.TX_ENABLED;
+    if (((await transport.read(REG.STATUS)) & both) !== both) {
+      this.#log('error', 'the device refuses to be enabled');
+      this.#broken = true;
+      return;
+    }
+    await this.#thread.call({ op: 'up' });
+    this.#running = true;
+    await this.#followLink();
+    this.#log('info', 'device running');
+    for (const resolve of this.#waiters.splice(0)) resolve();
+  }
+
+  async #bringDown(): Promise<void> {
+    const { transport, netdev } = this.#options;
+    this.#running = false;
+    netdev.setCarrier?.(false);
+    await this.#thread.call({ op: 'stopTransmit' });
+    if (transport.present) await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
+    const { reclaimed, seized } = await this.#thread.call({ op: 'down' });
+    this.#seized += seized;
+    if (seized > 0) this.#log('warn', `the device did not give back ${seized} buffers: they were taken`);
+    this.#log('info', `device stopped, ${reclaimed} unused buffers reclaimed`);
+  }
+
+  async #followLink(): Promise<void> {
+    const up = ((await this.#options.transport.read(REG.STATUS)) & STATUS.LINK) !== 0;
+    this.#options.netdev.setCarrier?.(up);
+  }
+
+  #onEvent({ queue, reason }: DriverEvent): void {
+    if (queue < 0) {
+      this.#log('info', reason);
+      return;
+    }
+    this.#log('error', `queue ${queue} stopped: ${reason}`);
+    this.#broken = true;
+    this.#wake();
+  }
+
+  #log(level: 'info' | 'warn' | 'error', message: string): void {
+    this.#options.log?.(level, message);
+  }
+}

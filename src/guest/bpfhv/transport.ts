@@ -1,0 +1,35 @@
+/**
+ * How a bpfhv driver reaches its device: registers, the program window, doorbells and interrupts. The driver is the same over every one:
+ * messages to a backend process (src/control/bpfhv-proxy/), or PCI.
+ */
+import type { GuestRam } from '../guest-ram.js';
+
+export interface BpfhvTransport {
+  /** The guest memory that the device can reach. */
+  readonly ram: GuestRam;
+  /** Reads a register (REG.*). Rejects when the device is gone. */
+  read(register: number): Promise<number>;
+  /** Writes a register. What the device refuses shows in STATUS, as the registers' rules say. */
+  write(register: number, value: number): Promise<void>;
+  /** The instructions of the selected program: `instructions` times 8 bytes from the program window. */
+  readProgram(instructions: number): Promise<Uint8Array>;
+  /** The eventfd that rings the queue's doorbell. */
+  doorbell(queue: number): number;
+  /** The eventfd of the queue's interrupt. */
+  interrupt(queue: number): number;
+  /** Called when STATUS may have changed: an upgrade is pending, or the link came or went. */
+  onChange: () => void;
+  /** Whether there is a device now. */
+  readonly present: boolean;
+}
+
+/** A device, or what it offers, that the driver can't work with. */
+export class DriverError extends Error {
+  override readonly name = 'DriverError';
+  readonly code: 'DRIVER_DEVICE' | 'DRIVER_PROGRAM' | 'DRIVER_GONE' | 'DRIVER_REFUSED';
+
+  constructor(code: DriverError['code'], message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
