@@ -174,9 +174,9 @@ function parseRegister(text: string, line: number): number {
   return number;
 }
 
-/** Signed and unsigned spelling are both taken: -1 and 0xffffffff are the same 32 bits. */
+/** Keeps the low 32 bits, as the suite's assembler does: -1 and 0xffffffff are the same. */
 function parseImm32(text: string, line: number): number {
-  return Number(parseInteger(text, line, -(2n ** 31n), 2n ** 32n - 1n)) | 0;
+  return Number(BigInt.asIntN(32, parseInteger(text, line, -(2n ** 63n), 2n ** 64n - 1n)));
 }
 
 function parseOff16(text: string, line: number): number {

@@ -1,0 +1,72 @@
+/**
+ * The command behind `polynic-bpf-plugin`: one program, run once, in the form that public BPF conformance runners call.
+ *
+ *   polynic-bpf-plugin [MEMORY-HEX] [--jit | --interpret] [--elf] [--program HEX] [--debug]
+ *
+ * The bytecode comes as hex on stdin unless --program gives it; with --elf it is an object file with one program. r1 points to the memory,
+ * r2 is its length. Prints r0 in lower-case hex; an error is one line on stderr and exit code 1, or 2 for a bad option.
+ */
+import { loadObject } from './elf.js';
+import { EbpfError } from './errors.js';
+import { decodeProgram } from './program.js';
+import { createRunner, type Engine, parseHex, placeContext } from './run.js';
+
+interface PluginOptions {
+  readonly memory: string;
+  readonly program: string | null;
+  readonly engine: Engine;
+  readonly elf: boolean;
+}
+
+/** Runs the plugin and gives its exit code. */
+export async function runPlugin(
+  argv: readonly string[],
+  stdin: AsyncIterable<Uint8Array | string>,
+  stdout: { write(text: string): unknown },
+  stderr: { write(text: string): unknown },
+): Promise<number> {
+  try {
+    const options = parseOptions(argv);
+    const input = parseHex(options.program ?? (await readAll(stdin)));
+    const bytecode = options.elf ? onlyProgram(input) : input;
+    const { sandbox, context } = placeContext(parseHex(options.memory));
+    const run = await createRunner(decodeProgram(bytecode), sandbox, options.engine);
+    stdout.write(`${run(context).toString(16)}\n`);
+    return 0;
+  } catch (error) {
+    if (!(error instanceof EbpfError)) throw error;
+    stderr.write(`polynic-bpf-plugin: ${error.message}\n`);
+    return error.code === 'EBPF_USAGE' ? 2 : 1;
+  }
+}
+
+function parseOptions(argv: readonly string[]): PluginOptions {
+  const options = { memory: '', program: null as string | null, engine: 'jit' as Engine, elf: false };
+  const rest = [...argv];
+  for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
+    if (word === '--jit') options.engine = 'jit';
+    else if (word === '--interpret') options.engine = 'interpret';
+    else if (word === '--elf') options.elf = true;
+    else if (word === '--program') options.program = rest.shift() ?? '';
+    else if (word.startsWith('-') && word !== '--debug')
+      throw new EbpfError('EBPF_USAGE', `unknown option ${word}`);
+    else if (word !== '--debug') options.memory = word;
+  }
+  return options;
+}
+
+function onlyProgram(input: Uint8Array): Uint8Array {
+  const { programs } = loadObject(input);
+  const [bytecode] = programs.values();
+  if (bytecode === undefined || programs.size > 1) {
+    throw new EbpfError('EBPF_ELF', `the object has ${programs.size} programs, not one`);
+  }
+  return bytecode;
+}
+
+async function readAll(stream: AsyncIterable<Uint8Array | string>): Promise<string> {
+  let text = '';
+  for await (const chunk of stream)
+    text += typeof chunk === 'string' ? chunk : new TextDecoder().decode(chunk);
+  return text;
+}
