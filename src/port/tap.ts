@@ -8,6 +8,7 @@
 import * as L from '../../datapath/layout.js';
 import { EAGAIN, EBADF, EINTR, EIO, ENOBUFS } from '../linux/errors.js';
 import type { OwnedFd } from '../linux/fd.js';
+import { parseMac } from '../linux/ip-address.js';
 import { readv, writev } from '../linux/libc.js';
 import { openNetns } from '../linux/netns.js';
 import { openTap, type Tap } from '../linux/tun.js';
@@ -26,6 +27,8 @@ import {
 /** A TAP that its owner can do more with than move frames. */
 export interface TapHandle extends PortHandle {
   readonly tap: Tap;
+  /** The interface's namespace; undefined: our own. */
+  readonly netns: OwnedFd | undefined;
   setCarrier(up: boolean): void;
 }
 
@@ -106,25 +109,20 @@ export const tap: PortKind = {
       const state = arena.allocate(L.PORT_SIZE);
       return {
         tap: device,
+        netns,
         descriptor: { kind: 'tap', name: device.name, state, fds: [device.fd], options: {} },
         counters: () => readCounters(window, state),
         setCarrier: up => device.setCarrier(up),
         close() {
           device.close();
           arena.free(state);
+          netns?.close();
         },
       };
-    } finally {
+    } catch (error) {
       netns?.close();
+      throw error;
     }
   },
   attach: (descriptor, worker) => new TapPort(descriptor, worker),
 };
-
-/** Six octets of `02:00:5e:10:00:01`. Throws PortError. */
-export function parseMac(text: string): Uint8Array {
-  if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(text)) {
-    throw new PortError('PORT_SPEC', `"${text}" is no MAC address such as 02:00:5e:10:00:01`);
-  }
-  return Uint8Array.from(text.split(':'), octet => Number.parseInt(octet, 16));
-}

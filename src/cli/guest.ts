@@ -1,0 +1,102 @@
+/** `polynic guest`: the guest's side of a NIC in a process of its own, with the operating system's network device as its other end. */
+import { randomBytes } from 'node:crypto';
+import { Command, Option } from '@commander-js/extra-typings';
+import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
+import { keepConnected, socketChannel } from '../control/bpfhv-proxy/index.js';
+import { BpfhvDriver } from '../guest/bpfhv/driver.js';
+import { GuestRam } from '../guest/guest-ram.js';
+import { parseMac } from '../linux/ip-address.js';
+import { monitorLink } from '../linux/link-monitor.js';
+import { connectUnix } from '../linux/unix-socket.js';
+import { MAX_BUFS, MIN_BUFS } from '../nic/nic.js';
+import { openPort, portUsage } from '../port/registry.js';
+import type { TapHandle } from '../port/tap.js';
+import { createHost, powerOfTwo, untilStopped, wholeNumber, writePidfile } from './host.js';
+import { createLog } from './log.js';
+import { listen } from './serve.js';
+import { printStats } from './stats.js';
+
+const MAX_QUEUE_PAIRS = 8;
+
+export function guestCommand() {
+  return new Command('guest')
+    .description('be a guest: drive a NIC whose backend is another process')
+    .requiredOption('--bpfhv-proxy <socket>', 'speak the bpfhv-proxy protocol on this UNIX socket')
+    .option('--connect', 'connect to the backend')
+    .addOption(new Option('--listen', 'let the backend connect (default)').conflicts('connect'))
+    .requiredOption('--netdev <spec>', `the guest's network device: ${portUsage.join('  ')}`)
+    .option('--queues <n>', 'queue pairs', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
+    .option('--bufs <n>', 'descriptors per queue', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), 256)
+    .option('--mac <address>', "the NIC's address (default: a random one)")
+    .option('--spin', 'never sleep: lowest latency, one core always busy')
+    .option('--stats [seconds]', 'print rates every so many seconds', wholeNumber('--stats', 1, 3600))
+    .option('--name <name>', 'the name in messages', 'guest')
+    .option('--pidfile <file>', 'write the process id there')
+    .option('-v, --verbose', 'say what happens')
+    .action(async options => {
+      const log = createLog(options.name, options.verbose ?? false);
+      const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
+      const stop = untilStopped();
+      const host = createHost();
+      const netdev = openPort(options.netdev, host);
+      const ram = new GuestRam(host.window, ramSize(options.queues, options.bufs));
+      const device = new ProxyDevice({ ram, queuePairs: options.queues, bufs: options.bufs, mac, log });
+      const tap = 'tap' in netdev ? (netdev as TapHandle) : null;
+      const driver = await BpfhvDriver.start({
+        ...host,
+        transport: device,
+        netdev,
+        spin: options.spin ?? false,
+        log,
+        onMac: address => {
+          if (tap) tap.tap.mac = address;
+        },
+      });
+      const removePidfile = writePidfile(options.pidfile);
+      const stopStats = printStats(options.stats, () => driver.stats().queues);
+      // A TAP is up when its owner says so; other devices have no owner but us.
+      const monitor = tap
+        ? monitorLink(tap.tap.name, tap.netns, link => void driver.setInterfaceUp(link?.up ?? false))
+        : null;
+      if (!tap) void driver.setInterfaceUp(true);
+
+      const hangUp = new AbortController();
+      stop.signal.addEventListener('abort', async () => {
+        monitor?.close();
+        await driver.close();
+        device.close();
+        hangUp.abort();
+      });
+      const session = async (channel: Parameters<ProxyDevice['serve']>[0]): Promise<boolean> => {
+        await device.serve(channel);
+        return true;
+      };
+      try {
+        if (options.connect) {
+          await keepConnected({
+            connect: () => socketChannel(connectUnix(options.bpfhvProxy)),
+            session,
+            signal: hangUp.signal,
+          });
+        } else await listen(options.bpfhvProxy, session, hangUp.signal);
+      } finally {
+        stopStats();
+        netdev.close();
+        ram.close();
+        removePidfile();
+      }
+    });
+}
+
+/** Guest memory for that many queues, with contexts and buffers, twice: an upgrade has old and new ones at once. */
+function ramSize(queuePairs: number, bufs: number): number {
+  const perQueue = bufs * (2048 + 64) + 65536;
+  return Math.ceil((2 * 2 * queuePairs * perQueue) / 0x20_0000) * 0x20_0000 + 0x20_0000;
+}
+
+/** A locally administered unicast address. */
+function randomMac(): Uint8Array {
+  const mac = randomBytes(6);
+  mac[0] = (mac[0]! & 0xfc) | 2;
+  return mac;
+}

@@ -1,0 +1,61 @@
+/** What every command that moves frames begins and ends with: memory, signals, pid file, exit codes. */
+import { rmSync, writeFileSync } from 'node:fs';
+import { Arena } from '../memory/arena.js';
+import { Window } from '../memory/window.js';
+
+export interface Host {
+  readonly window: Window;
+  readonly arena: Arena;
+}
+
+export function createHost(): Host {
+  const window = Window.create();
+  return { window, arena: new Arena(window) };
+}
+
+/** What the user asked for can't be: one line on stderr, exit code 2. */
+export class UsageError extends Error {
+  override readonly name = 'UsageError';
+  readonly code = 'USAGE';
+}
+
+/** A signal that aborts on SIGINT, SIGTERM and SIGHUP; a second one ends the process at once. */
+export function untilStopped(): AbortController {
+  const controller = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (controller.signal.aborted) process.exit(1);
+      controller.abort(signal);
+    });
+  }
+  return controller;
+}
+
+/** Writes our process id; the file goes when the returned function is called. */
+export function writePidfile(path: string | undefined): () => void {
+  if (path === undefined) return () => {};
+  writeFileSync(path, `${process.pid}\n`);
+  return () => rmSync(path, { force: true });
+}
+
+/** Parses a whole number in a range, for commander. Throws UsageError. */
+export function wholeNumber(option: string, min: number, max: number): (text: string) => number {
+  return text => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < min || value > max) {
+      throw new UsageError(`${option} takes a whole number from ${min} to ${max}, not "${text}"`);
+    }
+    return value;
+  };
+}
+
+/** A power of two in a range. Throws UsageError. */
+export function powerOfTwo(option: string, min: number, max: number): (text: string) => number {
+  return text => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < min || value > max || (value & (value - 1)) !== 0) {
+      throw new UsageError(`${option} takes a power of two from ${min} to ${max}, not "${text}"`);
+    }
+    return value;
+  };
+}

@@ -1,0 +1,43 @@
+/** The command line: its commands, and how errors become exit codes (2: usage, 1: failure). */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from '@commander-js/extra-typings';
+
+const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
+
+const USAGE_CODES = new Set(['USAGE', 'PORT_SPEC', 'ERR_ADDRESS']);
+
+/** Runs the command that `argv` (as process.argv) names, and sets the process's exit code. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const debug = argv.includes('--debug');
+  try {
+    const program = new Command('polynic')
+      .description('Network cards for virtual machines, in userspace.')
+      .version(version)
+      .option('--debug', 'show where errors come from')
+      .exitOverride()
+      .configureOutput({ writeErr: () => {} })
+      .showSuggestionAfterError();
+    // Loaded when needed: `polynic ebpf` must not load what only datapaths use.
+    const [{ serveCommand }, { guestCommand }] = await Promise.all([
+      import('./serve.js'),
+      import('./guest.js'),
+    ]);
+    for (const command of [serveCommand(), guestCommand()]) {
+      program.addCommand(command.exitOverride().configureOutput({ writeErr: () => {} }));
+    }
+    await program.parseAsync(argv as string[]);
+  } catch (error) {
+    process.exitCode = report(error as Error & { code?: string }, debug);
+  }
+}
+
+/** One line on stderr. Returns the exit code. */
+function report(error: Error & { code?: string }, debug: boolean): number {
+  if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
+  const usage = error instanceof CommanderError || USAGE_CODES.has(error.code ?? '');
+  const text = debug ? (error.stack ?? error.message) : error.message.split('\n')[0];
+  console.error(`polynic: ${text?.replace(/^error: /, '')}`);
+  return usage ? 2 : 1;
+}
