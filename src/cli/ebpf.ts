@@ -1,4 +1,4 @@
-/** `polynic ebpf`: look at eBPF programs, run and time them. */
+/** `polynic ebpf`: look at eBPF programs, run and time them. Errors are thrown: who calls prints them. */
 import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError, Option } from '@commander-js/extra-typings';
@@ -7,24 +7,25 @@ import { isElf, loadObject } from '../ebpf/elf.js';
 import { EbpfError } from '../ebpf/errors.js';
 import { decodeProgram, type Program } from '../ebpf/program.js';
 import { DEFAULT_BUDGET, parseHex, runOnce } from '../ebpf/run.js';
+import { timeProgram } from '../ebpf/timing.js';
 
 /** Bytes of the context of sring with 256 buffers. */
 const DEFAULT_CONTEXT_SIZE = 8752;
 
 export function ebpfCommand(): Command {
-  const command = new Command('ebpf').description('look at eBPF programs, run and time them');
+  // Set before there are subcommands, which inherit it: usage errors are thrown and not printed.
+  const command = new Command('ebpf').exitOverride().configureOutput({ writeErr: () => {} });
+  command.description('look at eBPF programs, run and time them');
 
   command
     .command('disasm')
     .description('print programs as assembly text')
     .argument('<file>', 'ELF object, or raw bytecode')
     .option('--section <name>', 'only this program of an object')
-    .action(async function (this: Command, file, { section }) {
-      await report(this, async () => {
-        for (const program of await readPrograms(file, section)) {
-          process.stdout.write(`# ${program.name}: ${program.slots} slots\n${disassemble(program)}`);
-        }
-      });
+    .action(async (file, { section }) => {
+      for (const program of await readPrograms(file, section)) {
+        print(`# ${program.name}: ${program.slots} slots\n${disassemble(program)}`);
+      }
     });
 
   command
@@ -34,13 +35,11 @@ export function ebpfCommand(): Command {
     .addOption(new Option('--jit', 'compile to WebAssembly (the default)').conflicts('interpret'))
     .option('--interpret', 'use the interpreter')
     .option('--budget <n>', 'instructions that the run may take', positiveInteger, DEFAULT_BUDGET)
-    .action(async function (this: Command, memory, { interpret, budget }) {
-      await report(this, async () => {
-        const context = parseHex(memory);
-        const bytecode = parseHex(await text(process.stdin));
-        const result = await runOnce(bytecode, context, interpret ? 'interpret' : 'jit', budget);
-        process.stdout.write(`${result.toString(16)}\n`);
-      });
+    .action(async (memory, { interpret, budget }) => {
+      const context = parseHex(memory);
+      const bytecode = parseHex(await text(process.stdin));
+      const result = await runOnce(bytecode, context, interpret ? 'interpret' : 'jit', budget);
+      print(`${result.toString(16)}\n`);
     });
 
   command
@@ -50,27 +49,15 @@ export function ebpfCommand(): Command {
     .option('--section <name>', 'the program of an object; all when not given')
     .option('--context-size <bytes>', 'length of the context', positiveInteger, DEFAULT_CONTEXT_SIZE)
     .option('--json', 'print one array of results')
-    .action(async function (this: Command, file, { section, contextSize, json }) {
-      await report(this, async () => {
-        const { timeProgram } = await import('../ebpf/timing.js');
-        const results = (await readPrograms(file, section)).map(program => {
-          const { interpretNs, jitNs, result, jit } = timeProgram(program, { contextSize });
-          return { section: program.name, interpretNs, jitNs, r0: result.toString(16), ...jit };
-        });
-        if (json) {
-          process.stdout.write(`${JSON.stringify(results)}\n`);
-          return;
-        }
-        for (const { section, interpretNs, jitNs } of results) {
-          const ratio = (interpretNs / jitNs).toFixed(0);
-          process.stdout.write(
-            `${section}: interpreter ${interpretNs.toFixed(0)} ns, JIT ${jitNs.toFixed(1)} ns (${ratio} times faster)\n`,
-          );
-        }
+    .action(async (file, { section, contextSize, json }) => {
+      const results = (await readPrograms(file, section)).map(program => {
+        const { result, jit, ...ns } = timeProgram(program, { contextSize });
+        return { section: program.name, ...ns, r0: result.toString(16), ...jit };
       });
+      print(json ? `${JSON.stringify(results)}\n` : results.map(timingLine).join(''));
     });
 
-  return command as unknown as Command;
+  return command;
 }
 
 /** The programs of a file: of an object all, or the one of that section; else the file itself is bytecode. */
@@ -78,10 +65,10 @@ async function readPrograms(file: string, section: string | undefined): Promise<
   const bytes = await readFile(file);
   if (!isElf(bytes)) {
     if (section !== undefined)
-      throw new EbpfError('EBPF_SECTION', `${file} is raw bytecode, it has no sections`);
+      throw new EbpfError('EBPF_SECTION', `${file} is raw bytecode without sections`);
     return [named(file, () => decodeProgram(bytes, file))];
   }
-  const { programs } = loadObject(bytes);
+  const { programs } = named(file, () => loadObject(bytes));
   const names = section === undefined ? [...programs.keys()] : [section];
   return names.map(name => {
     const bytecode = programs.get(name);
@@ -91,36 +78,36 @@ async function readPrograms(file: string, section: string | undefined): Promise<
 }
 
 /** Says in a refusal what was refused. */
-function named<T>(what: string, decode: () => T): T {
+function named<T>(what: string, read: () => T): T {
   try {
-    return decode();
+    return read();
   } catch (error) {
     if (error instanceof EbpfError) error.message = `${what}: ${error.message}`;
     throw error;
   }
 }
 
-/** Failures of the program or the file are one line and exit code 1. */
-async function report(command: Command, action: () => Promise<void>): Promise<void> {
-  try {
-    await action();
-  } catch (error) {
-    if (!(error instanceof EbpfError) && !isSystemError(error)) throw error;
-    command.error(`polynic ebpf ${command.name()}: ${error.message}`, {
-      exitCode: 1,
-      code: 'polynic.failure',
-    });
-  }
+function timingLine(timing: { section: string; interpretNs: number; jitNs: number }): string {
+  const { section, interpretNs, jitNs } = timing;
+  const ratio = Math.round(interpretNs / jitNs);
+  return `${section}: interpreter ${interpretNs.toFixed(0)} ns, JIT ${jitNs.toFixed(1)} ns, ${ratio} times faster\n`;
 }
 
-function isSystemError(error: unknown): error is NodeJS.ErrnoException {
-  return error instanceof Error && 'syscall' in error;
+/** Ends quietly when the reader has seen enough, as `head` does. */
+function print(output: string): void {
+  if (process.stdout.listenerCount('error') === 0) process.stdout.on('error', endWhenReaderLeft);
+  process.stdout.write(output);
 }
 
-function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!/^\d+$/.test(text) || value < 1 || !Number.isSafeInteger(value)) {
+function endWhenReaderLeft(error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+}
+
+function positiveInteger(value: string): number {
+  const number = Number(value);
+  if (!/^\d+$/.test(value) || number < 1 || !Number.isSafeInteger(number)) {
     throw new InvalidArgumentError('Not a positive whole number.');
   }
-  return value;
+  return number;
 }

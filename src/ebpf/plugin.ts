@@ -6,10 +6,10 @@
  * The bytecode comes as hex on stdin unless --program gives it; with --elf it is an object file with one program. r1 points to the memory,
  * r2 is its length. Prints r0 in lower-case hex; an error is one line on stderr and exit code 1, or 2 for a bad option.
  */
+import { text } from 'node:stream/consumers';
 import { loadObject } from './elf.js';
 import { EbpfError } from './errors.js';
-import { decodeProgram } from './program.js';
-import { createRunner, type Engine, parseHex, placeContext } from './run.js';
+import { type Engine, parseHex, runOnce } from './run.js';
 
 interface PluginOptions {
   readonly memory: string;
@@ -21,17 +21,16 @@ interface PluginOptions {
 /** Runs the plugin and gives its exit code. */
 export async function runPlugin(
   argv: readonly string[],
-  stdin: AsyncIterable<Uint8Array | string>,
+  stdin: NodeJS.ReadableStream,
   stdout: { write(text: string): unknown },
   stderr: { write(text: string): unknown },
 ): Promise<number> {
   try {
     const options = parseOptions(argv);
-    const input = parseHex(options.program ?? (await readAll(stdin)));
+    const input = parseHex(options.program ?? (await text(stdin)));
     const bytecode = options.elf ? onlyProgram(input) : input;
-    const { sandbox, context } = placeContext(parseHex(options.memory));
-    const run = await createRunner(decodeProgram(bytecode), sandbox, options.engine);
-    stdout.write(`${run(context).toString(16)}\n`);
+    const result = await runOnce(bytecode, parseHex(options.memory), options.engine);
+    stdout.write(`${result.toString(16)}\n`);
     return 0;
   } catch (error) {
     if (!(error instanceof EbpfError)) throw error;
@@ -62,11 +61,4 @@ function onlyProgram(input: Uint8Array): Uint8Array {
     throw new EbpfError('EBPF_ELF', `the object has ${programs.size} programs, not one`);
   }
   return bytecode;
-}
-
-async function readAll(stream: AsyncIterable<Uint8Array | string>): Promise<string> {
-  let text = '';
-  for await (const chunk of stream)
-    text += typeof chunk === 'string' ? chunk : new TextDecoder().decode(chunk);
-  return text;
 }

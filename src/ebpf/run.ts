@@ -10,7 +10,8 @@
 import { EbpfError } from './errors.js';
 import { type HelperFunction, type HelperSpec, RUNTIME_KEY } from './helpers.js';
 import { interpret } from './interpreter.js';
-import type { Program } from './program.js';
+import type { JitOptions } from './jit/index.js';
+import { decodeProgram, type Program } from './program.js';
 import { type Sandbox, STACK_BYTES } from './sandbox.js';
 
 export type Engine = 'interpret' | 'jit';
@@ -38,11 +39,7 @@ export async function createRunner(program: Program, sandbox: Sandbox, engine: E
   if (engine === 'interpret') return context => interpret(program, sandbox, context);
   const { compile, hostHelpers, instantiate } = await import('./jit/index.js');
   const { memory, implementations } = sandbox;
-  const compiled = compile(program, {
-    ...sandbox,
-    sharedMemory: memory.buffer instanceof SharedArrayBuffer,
-    memoryPages: memory.buffer.byteLength / PAGE,
-  });
+  const compiled = compile(program, jitOptions(sandbox));
   const instance = instantiate(compiled, memory, hostHelpers(implementations));
   return context => {
     try {
@@ -51,6 +48,31 @@ export async function createRunner(program: Program, sandbox: Sandbox, engine: E
       throw instance.fault(error) ?? error;
     }
   };
+}
+
+/** What the JIT is told about a sandbox whose memory does not grow. */
+export function jitOptions(sandbox: Sandbox): JitOptions {
+  const { buffer } = sandbox.memory;
+  return {
+    ...sandbox,
+    sharedMemory: buffer instanceof SharedArrayBuffer,
+    memoryPages: buffer.byteLength / PAGE,
+  };
+}
+
+/**
+ * Runs bytecode once on a context of its own.
+ * @throws EbpfError when it is refused, EbpfFault when it is stopped
+ */
+export async function runOnce(
+  bytecode: Uint8Array,
+  contextBytes: Uint8Array,
+  engine: Engine,
+  budget = DEFAULT_BUDGET,
+): Promise<bigint> {
+  const { sandbox, context } = placeContext(contextBytes, budget);
+  const run = await createRunner(decodeProgram(bytecode), sandbox, engine);
+  return run(context);
 }
 
 /** A sandbox with these bytes as the context, and the address of the context. */
