@@ -45,3 +45,8 @@ export function translate(regions: usize, hint: usize, gpa: u64, length: u64): u
 export function bump(stats: usize, counter: usize): void {
   count(stats, counter, 1);
 }
+
+/** Busy-waits: loads a word of ours, over and over. */
+export function relax(word: usize, rounds: u32): void {
+  for (let i: u32 = 0; i < rounds; i++) atomic.load<u32>(word);
+}

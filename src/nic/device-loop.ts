@@ -66,17 +66,19 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     this.spin = data.spin;
   }
 
-  turn(): boolean {
-    let work = false;
-    for (const queue of this.#tx) {
-      if (!this.#portFull && this.#transmit(queue) > 0) work = true;
-    }
+  turn(): number {
+    let moved = 0;
+    for (const queue of this.#tx) if (!this.#portFull) moved += this.#transmit(queue);
     for (const queue of this.#rx) {
-      if (this.#portReadable && !this.#starved && this.#receive(queue)) work = true;
+      if (this.#portReadable && !this.#starved) moved += this.#receive(queue);
     }
     // Spinning asks each time: a system call that finds nothing costs less than sleeping would.
     if (this.spin) this.#askAgain();
-    return work;
+    return moved;
+  }
+
+  relax(nanoseconds: number): void {
+    this.#calls.relax(this.#txBatch.address, nanoseconds);
   }
 
   prepareSleep(poller: Poller, first: number): boolean {
@@ -189,8 +191,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     return this.#word(queue.address, L.QUEUE_CONS) - before;
   }
 
-  /** One batch from port to ring. True when there was anything. */
-  #receive(queue: Queue): boolean {
+  /** One batch from port to ring. Returns the frames. */
+  #receive(queue: Queue): number {
     const batch = this.#rxBatch;
     const room = this.#ring.room(queue.address, batch.address, this.#look);
     const filled = room === 0 ? 0 : this.#port.get(batch);
@@ -198,7 +200,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     else if (filled < room) this.#portReadable = false;
     this.#look = Math.min(L.MAX_BATCH, Math.max(FIRST_LOOK, 2 * filled));
     if (this.#ring.push(queue.address, batch.address, filled)) this.#interrupt(queue);
-    return filled > 0;
+    return filled;
   }
 
   #interrupt(queue: Queue): void {

@@ -21,7 +21,7 @@ import { POLLIN, Poller } from '../linux/poll.js';
 import type { Arena } from '../memory/arena.js';
 import { Window } from '../memory/window.js';
 
-/** What a worker does. `turn` does a bounded amount of work and says whether there was any. */
+/** What a worker does. `turn` does a bounded amount of work and returns how many frames it moved. */
 export interface Loop<Command, Reply> {
   /** Descriptors that `prepareSleep` may watch. */
   readonly pollEntries: number;
@@ -29,7 +29,9 @@ export interface Loop<Command, Reply> {
   readonly pauseMicroseconds: number;
   /** Never sleep. */
   readonly spin: boolean;
-  turn(): boolean;
+  turn(): number;
+  /** Busy-waits for about so many nanoseconds. */
+  relax(nanoseconds: number): void;
   /** Before sleeping: arm what wakes us, set the poller's entries from `first` on. False: something came meanwhile, don't sleep. */
   prepareSleep(poller: Poller, first: number): boolean;
   afterSleep(poller: Poller, first: number): void;
@@ -46,6 +48,13 @@ export interface LoopStart<Data> {
 
 /** A process that exits waits for system calls of its workers: none may be without limit. */
 const LONGEST_SLEEP_MS = 1000;
+
+/**
+ * A spinning loop that looks too often takes the cache line of the ring's index away from the other side, for a frame or two each time. So it
+ * waits a moment when it finds little, longer the less it finds.
+ */
+const GOOD_BATCH = 64;
+const LONGEST_BACK_OFF_NS = 1000;
 
 interface ThreadData<Data> {
   memory: WebAssembly.Memory;
@@ -180,6 +189,7 @@ export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => 
     poller.set(0, wake, POLLIN);
     const timer = loop.pauseMicroseconds > 0 ? new Poller(0) : null;
     const flagIndex = flag >>> 2;
+    let backOff = 0;
     send({ ready: true });
     for (;;) {
       if (Atomics.load(window.words, flagIndex) !== 0) {
@@ -187,9 +197,14 @@ export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => 
         drainEventFd(wake);
         if (!handleMessages(loop, port, send)) break;
       }
-      const busy = loop.turn();
+      const moved = loop.turn();
       timer?.wait(loop.pauseMicroseconds / 1000);
-      if (busy || loop.spin) continue;
+      if (loop.spin) {
+        backOff = moved >= GOOD_BATCH ? backOff >> 1 : Math.min(LONGEST_BACK_OFF_NS, 2 * backOff + 16);
+        if (backOff > 0) loop.relax(backOff);
+        continue;
+      }
+      if (moved > 0) continue;
       if (loop.prepareSleep(poller, 1)) poller.wait(LONGEST_SLEEP_MS);
       loop.afterSleep(poller, 1);
     }

@@ -9,6 +9,7 @@ import type { Window } from '../memory/window.js';
 export interface DatapathExports {
   translate(regions: number, hint: number, gpa: bigint, length: bigint): number;
   bump(stats: number, counter: number): void;
+  relax(word: number, rounds: number): void;
   sink_drain(flow: number, batch: number): number;
   source_fill(flow: number, batch: number, n: number, length: number): number;
 

@@ -67,22 +67,25 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     this.spin = data.spin;
   }
 
-  turn(): boolean {
-    let work = false;
+  turn(): number {
+    let moved = 0;
     try {
       if (this.#receiving) {
-        for (const queue of this.#rx) if (this.#receive(queue)) work = true;
+        for (const queue of this.#rx) moved += this.#receive(queue);
       }
-      if (this.#transmitting && this.#readable && !this.#blocked && this.#transmit(this.#tx[0]!)) work = true;
+      if (this.#transmitting && this.#readable && !this.#blocked) moved += this.#transmit(this.#tx[0]!);
     } catch (error) {
       this.#trapped(error);
-      work = true;
     }
     if (this.spin) {
       this.#readable = !this.#netdev.exhausted;
       this.#blocked = false;
     }
-    return work;
+    return moved;
+  }
+
+  relax(nanoseconds: number): void {
+    this.#calls.relax(this.#txBatch.address, nanoseconds);
   }
 
   prepareSleep(poller: Poller, first: number): boolean {
@@ -164,7 +167,10 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     this.#transmitting = true;
     this.#readable = !this.#netdev.exhausted;
     this.#blocked = false;
-    for (const queue of this.#rx) this.#cold(queue, () => this.#refill(queue));
+    for (const queue of this.#rx) {
+      this.#cold(queue, () => this.#refill(queue));
+      this.#arm(queue, 0);
+    }
   }
 
   #down(): DriverReply {
@@ -191,11 +197,11 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     for (const queue of [...this.#rx, ...this.#tx]) this.#calls.driver_reset(queue.address, queue.buffers);
   }
 
-  /** One round of a receive queue: packets to the netdev, buffers back to the device. */
-  #receive(queue: DriverQueue): boolean {
-    if (this.#deliver(queue) === 0) return false;
-    this.#refill(queue);
-    return true;
+  /** One round of a receive queue: packets to the netdev, buffers back to the device. Returns the packets. */
+  #receive(queue: DriverQueue): number {
+    const taken = this.#deliver(queue);
+    if (taken > 0) this.#refill(queue);
+    return taken;
   }
 
   /** Packets from the queue to the netdev. Returns the completions taken. */
@@ -214,24 +220,24 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     if (this.#checked(queue, this.#calls.driver_rx_refill(queue.address)) > 0) this.#kick(queue);
   }
 
-  /** Frames from the netdev to the queue. */
-  #transmit(queue: DriverQueue): boolean {
+  /** Frames from the netdev to the queue. Returns how many. */
+  #transmit(queue: DriverQueue): number {
     const batch = this.#txBatch;
     this.#active = queue;
     this.#checked(queue, this.#calls.driver_tx_complete(queue.address, L.MAX_BATCH));
     const room = this.#calls.driver_tx_room(queue.address, batch.address, this.#look);
     if (room === 0) {
       this.#blocked = true;
-      return false;
+      return 0;
     }
     const filled = this.#netdev.get(batch);
     if (filled < room) this.#readable = false;
     this.#look = Math.min(L.MAX_BATCH, Math.max(FIRST_LOOK, 2 * filled));
-    if (filled === 0) return false;
+    if (filled === 0) return 0;
     if (this.#checked(queue, this.#calls.driver_tx_publish(queue.address, batch.address, filled)) > 0) {
       this.#kick(queue);
     }
-    return true;
+    return filled;
   }
 
   /** Arms for `minimum` completed buffers, 0 = off. True: so many are there already. */
