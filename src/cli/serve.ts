@@ -54,7 +54,7 @@ export function serveCommand() {
         spin: options.spin ?? false,
         sleepMicroseconds: options.sleepUs,
         requireSealed: options.requireSealed ?? false,
-        ...(options.pcap === undefined ? {} : { capture: options.pcap }),
+        capture: options.pcap,
         log,
       });
       const removePidfile = writePidfile(options.pidfile);

@@ -11,6 +11,8 @@ export interface WorkerData {
   /** Window addresses of the two batches, one for each direction. */
   readonly txBatch: number;
   readonly rxBatch: number;
+  /** A capture file that every frame is written to, -1 = none. */
+  readonly capture: number;
 }
 
 /** One queue of a direction that starts. */

@@ -15,6 +15,7 @@ import * as L from '../../datapath/layout.js';
 import { drainEventFd, signalEventFd } from '../linux/eventfd.js';
 import { POLLIN, POLLOUT, Poller } from '../linux/poll.js';
 import type { Window } from '../memory/window.js';
+import { INBOUND, OUTBOUND, PcapWriter } from '../port/pcapng/index.js';
 import type { Port } from '../port/port.js';
 import { attachPort } from '../port/registry.js';
 import { Batch } from '../ring/batch.js';
@@ -46,6 +47,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   readonly #port: Port;
   readonly #txBatch: Batch;
   readonly #rxBatch: Batch;
+  readonly #capture: PcapWriter | null;
   #tx: readonly Queue[] = [];
   #rx: readonly Queue[] = [];
   #portFull = false;
@@ -62,6 +64,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     this.#port = attachPort(data.port, { window, calls: datapath.calls });
     this.#txBatch = new Batch(window, data.txBatch);
     this.#rxBatch = new Batch(window, data.rxBatch);
+    this.#capture = data.capture < 0 ? null : new PcapWriter(data.capture, window);
     this.pauseMicroseconds = data.sleepMicroseconds;
     this.spin = data.spin;
   }
@@ -186,6 +189,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     const before = this.#word(queue.address, L.QUEUE_CONS);
     const frames = this.#ring.pop(queue.address, batch.address, L.MAX_BATCH);
     const taken = frames === 0 ? 0 : this.#port.put(batch);
+    if (taken > 0) this.#capture?.capture(batch, taken, OUTBOUND);
     this.#portFull = taken < frames;
     if (this.#ring.complete(queue.address, batch.address, taken)) this.#interrupt(queue);
     return this.#word(queue.address, L.QUEUE_CONS) - before;
@@ -196,6 +200,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     const batch = this.#rxBatch;
     const room = this.#ring.room(queue.address, batch.address, this.#look);
     const filled = room === 0 ? 0 : this.#port.get(batch);
+    if (filled > 0) this.#capture?.capture(batch, filled, INBOUND);
     if (room === 0) this.#starved = true;
     else if (filled < room) this.#portReadable = false;
     this.#look = Math.min(L.MAX_BATCH, Math.max(FIRST_LOOK, 2 * filled));

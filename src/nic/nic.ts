@@ -10,6 +10,7 @@ import { addSeals, createMemfd, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE } 
 import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import type { Window } from '../memory/window.js';
+import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
 import { Batch } from '../ring/batch.js';
 import { loadDatapath } from '../ring/datapath.js';
@@ -56,6 +57,8 @@ export interface NicOptions {
   /** Sleep after every turn of the worker, microseconds. */
   readonly sleepMicroseconds?: number;
   readonly requireSealed?: boolean;
+  /** Write every frame, of both directions, to this pcapng file. */
+  readonly capture?: string | undefined;
   /** Sentences for the operator. */
   readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
 }
@@ -72,6 +75,7 @@ export class Nic implements NicControl {
   readonly #programs: OwnedFd;
   readonly #thread: LoopThread<WorkerCommand, number>;
   readonly #batches: readonly [Batch, Batch];
+  readonly #capture: OwnedFd | null;
   readonly #enabled = { rx: false, tx: false };
   #table: RegionTable | null = null;
   #queues: Queue[] = [];
@@ -85,6 +89,7 @@ export class Nic implements NicControl {
     thread: LoopThread<WorkerCommand, number>,
     programs: OwnedFd,
     batches: readonly [Batch, Batch],
+    capture: OwnedFd | null,
   ) {
     this.#options = options;
     this.#limits = { queuePairs: MAX_QUEUE_PAIRS, bufs: MAX_BUFS, ...options.limits };
@@ -96,12 +101,15 @@ export class Nic implements NicControl {
     this.#thread = thread;
     this.#programs = programs;
     this.#batches = batches;
+    this.#capture = capture;
     thread.onFailure = error => this.#log('error', `the datapath worker failed: ${error.message}`);
   }
 
   /** Starts the NIC's worker. Throws when programs or worker can't be loaded. */
   static async start(options: NicOptions): Promise<Nic> {
     const { window, arena, device, port } = options;
+    const capture =
+      options.capture === undefined ? null : createCapture(options.capture, port.descriptor.name);
     const programs = memfdOf(readFileSync(device.programs), `${device.name} programs`);
     const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)] as const;
     const data: WorkerData = {
@@ -111,10 +119,11 @@ export class Nic implements NicControl {
       sleepMicroseconds: options.sleepMicroseconds ?? 0,
       txBatch: batches[0].address,
       rxBatch: batches[1].address,
+      capture: capture?.fd ?? -1,
     };
     const entry = new URL('./device-loop.js', import.meta.url);
     const thread = await LoopThread.start<WorkerCommand, number>(entry, { window, arena, data, name: 'nic' });
-    return new Nic(options, thread, programs, batches);
+    return new Nic(options, thread, programs, batches, capture);
   }
 
   get running(): boolean {
@@ -293,6 +302,7 @@ export class Nic implements NicControl {
     await this.disconnect();
     await this.#thread.stop();
     this.#programs.close();
+    this.#capture?.close();
     for (const batch of this.#batches) this.#options.arena.free(batch.address);
   }
 
