@@ -1,5 +1,5 @@
 /** Calls: of local functions, and of helpers with the checks that their signatures ask for. */
-import type { HelperSpec } from '../helpers.js';
+import { type HelperSpec, helperKey } from '../helpers.js';
 import { CALL, STACK_SIZE } from '../isa.js';
 import { type Insn, targetOf } from '../program.js';
 import type { Emitter, Pc } from './emitter.js';
@@ -14,7 +14,7 @@ export function emitCall(e: Emitter, insn: Insn, state: RegisterState): void {
     emitLocalCall(e, insn);
     return;
   }
-  const spec = insn.src === CALL.HELPER ? e.plan.options.helpers.get(insn.imm) : undefined;
+  const spec = e.plan.options.helpers.get(helperKey(insn));
   if (spec === undefined) {
     e.fault('EBPF_CALL', insn.pc);
     return;

@@ -8,10 +8,10 @@
  */
 
 import { CALL_OPCODE, CALLX_OPCODE } from '../forms.js';
-import type { HelperSpec } from '../helpers.js';
-import { CALL, MAX_CALL_DEPTH } from '../isa.js';
+import { type HelperSpec, helperKey } from '../helpers.js';
+import { MAX_CALL_DEPTH } from '../isa.js';
 import { EbpfError, type Program, targetOf } from '../program.js';
-import { buildGraphs, type FunctionGraph } from './cfg.js';
+import { buildGraphs, type FunctionGraph, isLocalCall } from './cfg.js';
 import { FAULT_EXPORTS, faultNumber } from './faults.js';
 import {
   compileLocal,
@@ -115,12 +115,10 @@ function checkOptions({ stackBase, contextSize, budget, extra = [] }: JitOptions
 /** Those with an implementation that the program may call: all of them when an id comes from a register. */
 function calledHelpers(program: Program, { helpers }: JitOptions): readonly HelperSpec[] {
   const anyOfThem = program.insns.some(insn => insn.opcode === CALLX_OPCODE);
-  const ids = new Set(
-    program.insns
-      .filter(insn => insn.opcode === CALL_OPCODE && insn.src === CALL.HELPER)
-      .map(insn => insn.imm),
+  const keys = new Set(
+    program.insns.filter(insn => insn.opcode === CALL_OPCODE && !isLocalCall(insn)).map(helperKey),
   );
-  return [...helpers.values()].filter(spec => spec.inline === undefined && (anyOfThem || ids.has(spec.id)));
+  return [...helpers.values()].filter(spec => spec.inline === undefined && (anyOfThem || keys.has(spec.id)));
 }
 
 /** Whether some chain of calls, taken or not, is longer than there are frames; recursion always is. */
