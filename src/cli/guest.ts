@@ -1,5 +1,6 @@
 /** `polynic guest`: the guest's side of a NIC in a process of its own, with the operating system's network device as its other end. */
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { Command, Option } from '@commander-js/extra-typings';
 import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
 import { keepConnected, socketChannel } from '../control/bpfhv-proxy/index.js';
@@ -11,8 +12,9 @@ import { connectUnix } from '../linux/unix-socket.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/nic.js';
 import { openPort, portUsage } from '../port/registry.js';
 import type { TapHandle } from '../port/tap.js';
-import { createHost, powerOfTwo, untilStopped, wholeNumber, writePidfile } from './host.js';
+import { childOf, createHost, powerOfTwo, untilStopped, wholeNumber, writePidfile } from './host.js';
 import { createLog } from './log.js';
+import { answerParent, inheritedSocket } from './parent.js';
 import { listen } from './serve.js';
 import { printStats } from './stats.js';
 
@@ -33,6 +35,7 @@ export function guestCommand() {
     .option('--name <name>', 'the name in messages', 'guest')
     .option('--pidfile <file>', 'write the process id there')
     .option('-v, --verbose', 'say what happens')
+    .addOption(childOf())
     .action(async options => {
       const log = createLog(options.name, options.verbose ?? false);
       const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
@@ -54,6 +57,8 @@ export function guestCommand() {
       });
       const removePidfile = writePidfile(options.pidfile);
       const stopStats = printStats(options.stats, () => driver.stats().queues);
+      const queues = () => driver.stats().queues;
+      const goodbye = answerParent(options.childOf, { window: host.window, port: netdev, queues });
       // A TAP is up when its owner says so; other devices have no owner but us.
       const monitor = tap
         ? monitorLink(tap.tap.name, tap.netns, link => void driver.setInterfaceUp(link?.up ?? false))
@@ -72,7 +77,12 @@ export function guestCommand() {
         return true;
       };
       try {
-        if (options.connect) {
+        const inherited = inheritedSocket(options.bpfhvProxy);
+        if (inherited) {
+          await session(socketChannel(inherited));
+          stop.abort();
+          if (!hangUp.signal.aborted) await once(hangUp.signal, 'abort');
+        } else if (options.connect) {
           await keepConnected({
             connect: () => socketChannel(connectUnix(options.bpfhvProxy)),
             session,
@@ -84,6 +94,7 @@ export function guestCommand() {
         netdev.close();
         ram.close();
         removePidfile();
+        goodbye(host.arena.live + ram.live);
       }
     });
 }

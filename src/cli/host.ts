@@ -1,5 +1,6 @@
 /** What every command that moves frames begins and ends with: memory, signals, pid file, exit codes. */
 import { rmSync, writeFileSync } from 'node:fs';
+import { Option } from '@commander-js/extra-typings';
 import { Arena } from '../memory/arena.js';
 import { Window } from '../memory/window.js';
 
@@ -36,6 +37,12 @@ export function writePidfile(path: string | undefined): () => void {
   if (path === undefined) return () => {};
   writeFileSync(path, `${process.pid}\n`);
   return () => rmSync(path, { force: true });
+}
+
+/** `--child-of PID`: see parent.ts. Of no use at a shell, so not in the help. */
+export function childOf() {
+  const parse = wholeNumber('--child-of', 1, 0x7fff_ffff);
+  return new Option('--child-of <pid>', 'die with that process and report to it').argParser(parse).hideHelp();
 }
 
 /** Parses a whole number in a range, for commander. Throws UsageError. */

@@ -6,8 +6,17 @@ import { connectUnix } from '../linux/unix-socket.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS, Nic } from '../nic/nic.js';
 import { openPort, portUsage } from '../port/registry.js';
 import { deviceType, deviceTypeNames } from '../ring/registry.js';
-import { createHost, powerOfTwo, UsageError, untilStopped, wholeNumber, writePidfile } from './host.js';
+import {
+  childOf,
+  createHost,
+  powerOfTwo,
+  UsageError,
+  untilStopped,
+  wholeNumber,
+  writePidfile,
+} from './host.js';
 import { createLog } from './log.js';
+import { answerParent, inheritedSocket } from './parent.js';
 import { printStats } from './stats.js';
 
 export function serveCommand() {
@@ -36,6 +45,7 @@ export function serveCommand() {
     .option('--pidfile <file>', 'write the process id there')
     .option('--require-sealed', 'refuse guest memory that its owner could shrink')
     .option('-v, --verbose', 'say what happens')
+    .addOption(childOf())
     .action(async options => {
       if (options.offload !== 'none') {
         throw new UsageError(
@@ -59,6 +69,8 @@ export function serveCommand() {
       });
       const removePidfile = writePidfile(options.pidfile);
       const stopStats = printStats(options.stats, () => nic.stats().queues);
+      const queues = () => nic.stats().queues;
+      const goodbye = answerParent(options.childOf, { window: host.window, port, queues });
 
       // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
       const hangUp = new AbortController();
@@ -77,7 +89,9 @@ export function serveCommand() {
         return requests > 0;
       };
       try {
-        if (options.listen) await listen(options.bpfhvProxy, session, hangUp.signal);
+        const inherited = inheritedSocket(options.bpfhvProxy);
+        if (inherited) await session(socketChannel(inherited));
+        else if (options.listen) await listen(options.bpfhvProxy, session, hangUp.signal);
         else {
           let waiting = false;
           await keepConnected({
@@ -98,6 +112,7 @@ export function serveCommand() {
         await nic.close();
         port.close();
         removePidfile();
+        goodbye(host.arena.live);
       }
     });
 }

@@ -1,0 +1,74 @@
+/**
+ * What `serve` and `guest` do for a program that starts them as its children, such as the demo.
+ *
+ * `--child-of PID` (not in the help): the process dies with that parent, and talks to it in lines of JSON.
+ *
+ * ```
+ *   parent                        child
+ *   an empty line on stdin  ──►
+ *                           ◄──   {"queues":[…],"flow":…}                      counters as they are now
+ *   SIGTERM                 ──►   stops in good order, closes everything
+ *                           ◄──   {"left":{"fds":0,"mappings":0,"buffers":0}}  what it holds even then: leaks
+ * ```
+ * `fd:N` in place of a socket's path is a connected socket that the parent left open for us: no file that could be left behind. When that
+ * conversation is over, so is the command.
+ */
+import { inheritFd, openFds, setNonblocking } from '../linux/fd.js';
+import { openMappings } from '../linux/mmap.js';
+import { dieWithParent } from '../linux/process.js';
+import { UnixSocket } from '../linux/unix-socket.js';
+import type { Window } from '../memory/window.js';
+import type { Direction } from '../nic/control.js';
+import type { QueueStats } from '../nic/queue.js';
+import { type FlowCounters, readFlow } from '../port/flow.js';
+import type { PortHandle } from '../port/port.js';
+
+/** The answer to an empty line. */
+export interface ChildCounters {
+  readonly queues: readonly ({ readonly direction: Direction } & QueueStats)[];
+  /** Of a source or sink; null: the port is another. */
+  readonly flow: FlowCounters | null;
+}
+
+/** What a process holds when it should hold nothing. */
+export interface Leaks {
+  readonly fds: number;
+  readonly mappings: number;
+  readonly buffers: number;
+}
+
+export interface ParentOptions {
+  readonly window: Window;
+  readonly port: PortHandle;
+  queues(): ChildCounters['queues'];
+}
+
+/** Answers the parent from now on. The returned function says goodbye: call it when everything is closed, with the buffers still out. */
+export function answerParent(
+  pid: number | undefined,
+  { window, port, queues }: ParentOptions,
+): (buffers: number) => void {
+  if (pid === undefined) return () => {};
+  dieWithParent(pid);
+  const { kind, state } = port.descriptor;
+  const hasFlow = kind === 'source' || kind === 'sink';
+  const answer = (): void => say({ queues: queues(), flow: hasFlow ? readFlow(window, state) : null });
+  process.stdin.on('data', answer);
+  return buffers => {
+    process.stdin.off('data', answer).destroy();
+    say({ left: { fds: openFds().length, mappings: openMappings().length, buffers } });
+  };
+}
+
+/** The socket that `fd:N` names; null when the words are a path. */
+export function inheritedSocket(path: string): UnixSocket | null {
+  const [, digits] = /^fd:(\d+)$/.exec(path) ?? [];
+  if (digits === undefined) return null;
+  const owner = inheritFd(Number(digits), path);
+  setNonblocking(owner.fd, true);
+  return new UnixSocket(owner);
+}
+
+function say(message: object): void {
+  process.stdout.write(`${JSON.stringify(message)}\n`);
+}
