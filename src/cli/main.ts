@@ -20,11 +20,12 @@ export async function main(argv: readonly string[]): Promise<void> {
       .configureOutput({ writeErr: () => {} })
       .showSuggestionAfterError();
     // Loaded when needed: `polynic ebpf` must not load what only datapaths use.
-    const [{ serveCommand }, { guestCommand }] = await Promise.all([
+    const [{ serveCommand }, { guestCommand }, { demoCommand }] = await Promise.all([
       import('./serve.js'),
       import('./guest.js'),
+      import('./demo.js'),
     ]);
-    for (const command of [serveCommand(), guestCommand()]) {
+    for (const command of [demoCommand(), serveCommand(), guestCommand()]) {
       program.addCommand(command.exitOverride().configureOutput({ writeErr: () => {} }));
     }
     await program.parseAsync(argv as string[]);

@@ -1,0 +1,100 @@
+/**
+ * `serve` or `guest` as a child process of the demo: this same program, started again. What is said between the two is in
+ * src/cli/parent.ts. The child dies with us, and its end is ours to explain: `ended` rejects when it goes unasked.
+ */
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import type { Readable, Writable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import type { ChildCounters, Leaks } from '../cli/parent.js';
+import { DemoError } from './errors.js';
+
+const PROGRAM = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
+const END_LIMIT_MS = 10_000;
+/** What the child finds our end of the conversation under: `fd:3`. */
+export const SOCKET = 'fd:3';
+
+export interface ChildOptions {
+  /** For messages: `backend`, `guest`. */
+  readonly name: string;
+  /** Behind `node bin/polynic.js`. */
+  readonly args: readonly string[];
+  /** A connected socket, for the child's fd 3. Stays open here. */
+  readonly socket: number;
+  /** Its messages go to our stderr as they come. */
+  readonly verbose: boolean;
+}
+
+export class Child {
+  readonly name: string;
+  readonly #process: ChildProcessByStdio<Writable, Readable, Readable | null>;
+  readonly #exited: Promise<string>;
+  #waiting: ((counters: ChildCounters) => void)[] = [];
+  #left: Leaks | null = null;
+  #stopping = false;
+  /** Its messages, when they are not shown as they come. */
+  readonly complaints: string[] = [];
+  /** Never resolves; rejects when the process ends without having been asked to. */
+  readonly ended: Promise<never>;
+
+  constructor({ name, args, socket, verbose }: ChildOptions) {
+    this.name = name;
+    const all = [PROGRAM, ...args, '--child-of', String(process.pid), ...(verbose ? ['-v'] : [])];
+    // In a session of its own: Ctrl-C in a terminal reaches the demo, which then stops its children one after the other.
+    this.#process = spawn(process.execPath, all, {
+      stdio: ['pipe', 'pipe', verbose ? 'inherit' : 'pipe', socket],
+      detached: true,
+    }) as ChildProcessByStdio<Writable, Readable, Readable | null>;
+    const { stdin, stdout, stderr } = this.#process;
+    stdin.on('error', () => {}); // it has ended: `ended` says so
+    createInterface(stdout).on('line', line => this.#hear(line));
+    if (stderr) createInterface(stderr).on('line', line => this.complaints.push(line));
+    this.#exited = new Promise(resolve => {
+      this.#process.once('error', error => resolve(error.message));
+      this.#process.once('close', (code, signal) => resolve(signal ?? `exit code ${code}`));
+    });
+    this.ended = this.#exited.then(how => {
+      if (this.#stopping) return new Promise<never>(() => {});
+      throw new DemoError(`the ${name} process ended (${how}): ${this.complaints.at(-1) ?? 'no message'}`);
+    });
+    this.ended.catch(() => {});
+  }
+
+  /** Its counters as they are now. */
+  counters(): Promise<ChildCounters> {
+    const answer = new Promise<ChildCounters>(resolve => this.#waiting.push(resolve));
+    this.#process.stdin.write('\n');
+    return Promise.race([answer, this.ended]);
+  }
+
+  /** Those of its messages that are errors. */
+  get errors(): string[] {
+    return this.complaints.flatMap(line => / error (.*)/.exec(line)?.[1] ?? []);
+  }
+
+  /** From now on it may end by itself. */
+  expectEnd(): void {
+    this.#stopping = true;
+  }
+
+  /** Ends it in good order. Returns what it could not give back. Throws DemoError when it does not end, or ends badly. */
+  async stop(): Promise<Leaks> {
+    this.expectEnd();
+    this.#process.kill('SIGTERM');
+    const timer = setTimeout(() => this.#process.kill('SIGKILL'), END_LIMIT_MS);
+    const how = await this.#exited;
+    clearTimeout(timer);
+    if (this.#left === null || how !== 'exit code 0') {
+      throw new DemoError(
+        `the ${this.name} process ended badly (${how}): ${this.complaints.at(-1) ?? 'no message'}`,
+      );
+    }
+    return this.#left;
+  }
+
+  #hear(line: string): void {
+    const message = JSON.parse(line) as ChildCounters | { left: Leaks };
+    if ('left' in message) this.#left = message.left;
+    else this.#waiting.shift()?.(message);
+  }
+}

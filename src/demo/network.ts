@@ -1,0 +1,111 @@
+/**
+ * Two machines' worth of kernel network: two namespaces, and in each an interface that a process of ours drives.
+ *
+ * ```
+ *   ┌ namespace "guest" ─────────┐                            ┌ namespace "host" ──────────┐
+ *   │ sockets ── 10.0.0.2  pn-g ─┼─ guest ══ rings ══ backend ┼─ pn-h  10.0.0.1 ── sockets │
+ *   └────────────────────────────┘                            └────────────────────────────┘
+ * ```
+ * The namespaces have no names. Descriptors of this process, and of sockets and TAPs in them, are all that keeps them alive.
+ */
+import { isErrno } from '../linux/errors.js';
+import type { OwnedFd } from '../linux/fd.js';
+import { changeLink, type LinkInfo } from '../linux/link.js';
+import { monitorLink } from '../linux/link-monitor.js';
+import { createNetns } from '../linux/netns.js';
+import { addAddress } from '../linux/route.js';
+import { silenceIpv6 } from '../linux/sysctl.js';
+import { openTap } from '../linux/tun.js';
+import { DemoError } from './errors.js';
+
+const CARRIER_LIMIT_MS = 10_000;
+
+/** One of the two machines. */
+export interface Machine {
+  readonly name: 'guest' | 'host';
+  readonly interfaceName: string;
+  readonly ip: string;
+  readonly netns: OwnedFd;
+  /** The port specification of its interface, for any process of this user. */
+  readonly port: string;
+}
+
+export class Network {
+  readonly guest: Machine;
+  readonly host: Machine;
+
+  private constructor(guest: Machine, host: Machine) {
+    this.guest = guest;
+    this.host = host;
+  }
+
+  /** Makes the namespaces; the interfaces come with the processes that open them. Throws LinuxError: EPERM, ENOENT, EACCES. */
+  static create(): Network {
+    const guest = machine('guest', 'pn-g', '10.0.0.2');
+    try {
+      tryTap(guest.netns);
+      return new Network(guest, machine('host', 'pn-h', '10.0.0.1'));
+    } catch (error) {
+      guest.netns.close();
+      throw error;
+    }
+  }
+
+  /** Gives both interfaces their addresses, switches them on, and waits until the guest's driver has plugged the cable in. */
+  async bringUp(signal: AbortSignal): Promise<void> {
+    for (const { netns, interfaceName, ip } of [this.host, this.guest]) {
+      await until(netns, interfaceName, link => link !== null, signal);
+      addAddress(interfaceName, `${ip}/24`, netns);
+      changeLink(interfaceName, { up: true }, netns);
+    }
+    const { netns, interfaceName } = this.guest;
+    await until(netns, interfaceName, link => link?.operationalState === 'up', signal);
+  }
+
+  close(): void {
+    this.guest.netns.close();
+    this.host.netns.close();
+  }
+}
+
+function machine(name: Machine['name'], interfaceName: string, ip: string): Machine {
+  const netns = createNetns(`${name}'s namespace`);
+  try {
+    silenceIpv6(netns);
+  } catch (error) {
+    // Where /proc/sys can't be written, a few packets of IPv6 cross the NIC as well.
+    if (!isErrno(error, 'EROFS', 'EACCES', 'EPERM')) throw error;
+  }
+  const port = `tap:${interfaceName},netns=/proc/${process.pid}/fd/${netns.fd}`;
+  return { name, interfaceName, ip, netns, port };
+}
+
+/** Whoever may make namespaces may still not be allowed to open /dev/net/tun. */
+function tryTap(netns: OwnedFd): void {
+  openTap({ name: 'trial', netns }).close();
+}
+
+/** Waits for a state of an interface. Throws DemoError when it does not come, and the signal's reason when that aborts. */
+async function until(
+  netns: OwnedFd,
+  name: string,
+  reached: (link: LinkInfo | null) => boolean,
+  signal: AbortSignal,
+): Promise<void> {
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(CARRIER_LIMIT_MS)]);
+  let look: (link: LinkInfo | null) => void = () => {};
+  const there = new Promise<void>((resolve, reject) => {
+    look = link => reached(link) && resolve();
+    limit.addEventListener('abort', () => reject(limit.reason));
+    if (limit.aborted) reject(limit.reason);
+  });
+  const monitor = monitorLink(name, netns, link => look(link));
+  try {
+    await there;
+  } catch (reason) {
+    if (signal.aborted) throw reason;
+    throw new DemoError(`interface ${name} was not ready after ${CARRIER_LIMIT_MS / 1000} s`);
+  } finally {
+    monitor.close();
+  }
+}

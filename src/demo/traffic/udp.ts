@@ -1,0 +1,118 @@
+/**
+ * Small datagrams, numbered, as many a second as get through.
+ *
+ *   u32 number │ u32 number scrambled │ 10 bytes        with its headers the smallest Ethernet frame
+ *
+ * The sender keeps at most WINDOW datagrams on their way: the receiver, a thread of the same process, tells it in shared memory how many have
+ * arrived. So no queue on the way, of a socket or of a TAP, overflows, and what is lost, the NIC has lost.
+ */
+import { monotonicNs } from '../../linux/clock.js';
+import { check, EAGAIN, EINTR, ENOBUFS } from '../../linux/errors.js';
+import { type Endpoint, openUdp } from '../../linux/socket.js';
+import { UdpBatch } from '../../linux/udp-batch.js';
+import { ARRIVED, RECEIVED, SENT, type Shared } from './shared.js';
+
+const LENGTH = 18;
+const BATCH = 64;
+const WINDOW = 256;
+const RECEIVE_BUFFER = 4 << 20;
+const LOOK_MS = 100;
+/** Datagrams that did not arrive for so long while more were due are lost; the sender goes on without them. */
+const LOST_AFTER_MS = 500;
+/** How far behind the newest a datagram may be and still be told from one that came twice. */
+const HISTORY = 1 << 16;
+
+export interface UdpReceiveWork {
+  readonly op: 'udpReceive';
+  readonly at: Endpoint;
+}
+
+export interface UdpSendWork {
+  readonly op: 'udpSend';
+  readonly to: Endpoint;
+  readonly forMs: number;
+}
+
+export interface UdpReceived {
+  /** Different datagrams. */
+  readonly received: number;
+  /** Those that a later one had overtaken. */
+  readonly reordered: number;
+  /** Came twice, or carried what nobody sent. */
+  readonly foreign: number;
+}
+
+export interface UdpSent {
+  readonly sent: number;
+  readonly seconds: number;
+}
+
+/** Receives until the sender is done and nothing more comes. */
+export function udpReceive({ at }: UdpReceiveWork, shared: Shared, ready: () => void): UdpReceived {
+  using socket = openUdp(at.ip).setBuffers({ receive: RECEIVE_BUFFER }).setTimeouts(LOOK_MS).bind(at);
+  const batch = new UdpBatch(BATCH, LENGTH);
+  const words = new DataView(batch.payload.buffer, batch.payload.byteOffset, batch.payload.length);
+  const seen = new Uint8Array(HISTORY);
+  let next = 0;
+  let received = 0;
+  let reordered = 0;
+  let foreign = 0;
+  ready();
+  for (;;) {
+    const n = batch.receive(socket.fd, true);
+    if (n === -EAGAIN || n === -EINTR) {
+      if (shared.over || shared.stopped) break;
+      continue;
+    }
+    check(n, 'recvmmsg', socket.name);
+    for (let i = 0; i < n; i++) {
+      const number = words.getUint32(i * LENGTH);
+      const genuine = batch.length(i) === LENGTH && words.getUint32(i * LENGTH + 4) === scramble(number);
+      if (!genuine || number + HISTORY < next || (number < next && seen[number % HISTORY] !== 0)) {
+        foreign++;
+        continue;
+      }
+      if (number < next) reordered++;
+      for (; next <= number; next++) seen[next % HISTORY] = 0;
+      seen[number % HISTORY] = 1;
+      received++;
+    }
+    shared.amounts[RECEIVED] = received;
+    Atomics.store(shared.words, ARRIVED, received | 0);
+    Atomics.notify(shared.words, ARRIVED);
+  }
+  return { received, reordered, foreign };
+}
+
+export function udpSend({ to, forMs }: UdpSendWork, shared: Shared): UdpSent {
+  using socket = openUdp(to.ip).connect(to);
+  const batch = new UdpBatch(BATCH, LENGTH);
+  const words = new DataView(batch.payload.buffer, batch.payload.byteOffset, batch.payload.length);
+  let sent = 0;
+  /** Given up. */
+  let lost = 0;
+  const begin = monotonicNs();
+  const end = begin + forMs * 1e6;
+  while (monotonicNs() < end && !shared.stopped) {
+    const arrived = Atomics.load(shared.words, ARRIVED);
+    const room = WINDOW - ((sent - lost - arrived) | 0);
+    if (room < BATCH) {
+      if (Atomics.wait(shared.words, ARRIVED, arrived, LOST_AFTER_MS) === 'timed-out')
+        lost = (sent - arrived) | 0;
+      continue;
+    }
+    for (let i = 0; i < BATCH; i++) {
+      words.setUint32(i * LENGTH, sent + i);
+      words.setUint32(i * LENGTH + 4, scramble(sent + i));
+    }
+    const n = batch.send(socket.fd, 0, BATCH, LENGTH);
+    if (n === -EAGAIN || n === -ENOBUFS || n === -EINTR) shared.sleep(1);
+    else sent += check(n, 'sendmmsg', socket.name);
+    shared.amounts[SENT] = sent;
+  }
+  return { sent, seconds: (monotonicNs() - begin) / 1e9 };
+}
+
+function scramble(number: number): number {
+  return (Math.imul(number, 0x9e3779b1) ^ 0x5a5a5a5a) >>> 0;
+}
