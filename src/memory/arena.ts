@@ -26,7 +26,7 @@ export class Arena {
 
   /** Window address of `size` zeroed bytes, at the start of a cache line. Throws MemoryError MEMORY_FULL. */
   allocate(size: number): number {
-    const length = Math.ceil(size / LINE) * LINE;
+    const length = Math.max(1, Math.ceil(size / LINE)) * LINE;
     const index = this.#free.findIndex(range => range.end - range.start >= length);
     if (index < 0) throw new MemoryError('MEMORY_FULL', `the arena has no ${size} bytes left`);
     const range = this.#free[index]!;

@@ -132,10 +132,10 @@ function groupByFile(specs: readonly RegionSpec[]): Map<string, FileSpan> {
     }
     // The file's size bounds both, and is a safe integer.
     const start = Math.floor(Number(mmapOffset) / facts.pageSize) * facts.pageSize;
-    const end = Math.min(
-      Math.ceil(Number(mmapOffset + size) / facts.pageSize) * facts.pageSize,
-      roundUp(facts),
-    );
+    const end = Math.ceil(Number(mmapOffset + size) / facts.pageSize) * facts.pageSize;
+    if (end > facts.size) {
+      throw new MemoryError('MEMORY_REGION', `${where}: the file ends within a page of ${facts.pageSize}`);
+    }
     const file = files.get(key);
     if (!file) files.set(key, { fd, facts, start, end });
     else {
@@ -144,10 +144,6 @@ function groupByFile(specs: readonly RegionSpec[]): Map<string, FileSpan> {
     }
   }
   return files;
-}
-
-function roundUp({ size, pageSize }: MemoryFacts): number {
-  return Math.ceil(size / pageSize) * pageSize;
 }
 
 function fileKey(fd: number): string {
@@ -184,7 +180,7 @@ class Backing {
   readonly #mapping: Mapping;
   readonly #fd: OwnedFd;
   readonly #pageSize: number;
-  readonly #pins = new Map<string, { address: number; mapping: Mapping }>();
+  readonly #pins = new Map<string, { address: number; mapping: Mapping; users: number }>();
   readonly #home: Window;
   users = 1;
 
@@ -210,18 +206,33 @@ class Backing {
   /** Window address of `length` bytes at `offset`, mapped for this purpose when the whole is not in the window. */
   pin(offset: number, length: number): number {
     if (this.window !== 0) return this.window + offset;
-    const first = Math.floor((this.start + offset) / this.#pageSize) * this.#pageSize;
-    const end = Math.ceil((this.start + offset + length) / this.#pageSize) * this.#pageSize;
-    const key = `${first}:${end}`;
+    const { first, end, key } = this.#pages(offset, length);
     let pin = this.#pins.get(key);
     if (!pin) {
       const range = { fd: this.#fd.fd, fileOffset: first, length: end - first, name: this.#fd.name };
       const overlay = this.#home.overlay(range, this.#pageSize);
       if (!overlay)
         throw new MemoryError('MEMORY_FULL', `no room in the window for ${length} bytes of ${this.#fd.name}`);
-      this.#pins.set(key, (pin = overlay));
+      this.#pins.set(key, (pin = { ...overlay, users: 0 }));
     }
+    pin.users++;
     return pin.address + (this.start + offset - first);
+  }
+
+  /** Takes one `pin` of the same bytes back. */
+  unpin(offset: number, length: number): void {
+    const { key } = this.#pages(offset, length);
+    const pin = this.#pins.get(key);
+    if (!pin || --pin.users > 0) return;
+    pin.mapping.close();
+    this.#pins.delete(key);
+  }
+
+  /** The pages of the file that hold these bytes. */
+  #pages(offset: number, length: number): { first: number; end: number; key: string } {
+    const first = Math.floor((this.start + offset) / this.#pageSize) * this.#pageSize;
+    const end = Math.ceil((this.start + offset + length) / this.#pageSize) * this.#pageSize;
+    return { first, end, key: `${first}:${end}` };
   }
 
   close(): void {
@@ -256,20 +267,32 @@ export class RegionTable {
   }
 
   /**
-   * Window address of [gpa, gpa + length), which must lie in one region. Throws MemoryError MEMORY_ADDRESS when it does not,
-   * or when the address is no multiple of `alignment` (WASM atomics trap on those).
+   * Window address of [gpa, gpa + length), which must lie in one region; it stays valid until as many `unpin` or the last table of
+   * that memory is closed. Throws MemoryError MEMORY_ADDRESS when it does not, or when the address is no multiple of `alignment`
+   * (WASM atomics trap on those); MEMORY_FULL.
    */
   pin(gpa: bigint, length: number, alignment: number): number {
-    const region = this.#regions.find(
-      r => gpa >= r.gpa && gpa - r.gpa < r.size && BigInt(length) <= r.size - (gpa - r.gpa),
-    );
+    const region = this.#find(gpa, length);
     const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
     if (!region) throw new MemoryError('MEMORY_ADDRESS', `${where} are in no region`);
-    const address = region.backing.pin(region.offset + Number(gpa - region.gpa), length);
-    if (address % alignment !== 0) {
+    const offset = region.offset + Number(gpa - region.gpa);
+    // Backings begin with a page, here as in their file.
+    if (offset % alignment !== 0) {
       throw new MemoryError('MEMORY_ADDRESS', `${where} are not aligned to ${alignment}`);
     }
-    return address;
+    return region.backing.pin(offset, length);
+  }
+
+  /** The bytes that `pin` brought in are not needed any more. */
+  unpin(gpa: bigint, length: number): void {
+    const region = this.#find(gpa, length);
+    region?.backing.unpin(region.offset + Number(gpa - region.gpa), length);
+  }
+
+  #find(gpa: bigint, length: number): Region | undefined {
+    return this.#regions.find(
+      r => gpa >= r.gpa && gpa - r.gpa < r.size && BigInt(length) <= r.size - (gpa - r.gpa),
+    );
   }
 
   /** Nobody uses the table any more: unmaps what no other table needs. */
