@@ -5,6 +5,7 @@
  * guest may start again on the same ones.
  */
 import { readFileSync, writeSync } from 'node:fs';
+import { EventFd } from '../linux/eventfd.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { addSeals, createMemfd, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE } from '../linux/memfd.js';
 import type { Arena } from '../memory/arena.js';
@@ -15,7 +16,7 @@ import type { PortHandle } from '../port/port.js';
 import { Batch } from '../ring/batch.js';
 import { loadDatapath } from '../ring/datapath.js';
 import type { DeviceType, Ring } from '../ring/ring.js';
-import type { WorkerCommand, WorkerData } from './commands.js';
+import type { QueueMove, WorkerCommand, WorkerData } from './commands.js';
 import {
   type Direction,
   type MemoryRegionSpec,
@@ -79,10 +80,11 @@ export class Nic implements NicControl {
   readonly #enabled = { rx: false, tx: false };
   #table: RegionTable | null = null;
   #queues: Queue[] = [];
-  #upgrade: OwnedFd | null = null;
+  #upgrade: EventFd | null = null;
   #features = 0n;
   /** The guest may have reclaimed what it had posted: private state is taken from the contexts at the next start. */
   #resume = false;
+  #failed = false;
 
   private constructor(
     options: NicOptions,
@@ -102,7 +104,10 @@ export class Nic implements NicControl {
     this.#programs = programs;
     this.#batches = batches;
     this.#capture = capture;
-    thread.onFailure = error => this.#log('error', `the datapath worker failed: ${error.message}`);
+    thread.onFailure = error => {
+      this.#failed = true;
+      this.#log('error', `the datapath worker failed: ${error.message}`);
+    };
   }
 
   /** Starts the NIC's worker. Throws when programs or worker can't be loaded. */
@@ -187,17 +192,25 @@ export class Nic implements NicControl {
       rxContextSize: this.#ring.contextSize(numRxBufs),
       txContextSize: this.#ring.contextSize(numTxBufs),
     };
+    const queues: Queue[] = [];
+    try {
+      for (let index = 0; index < numRxQueues + numTxQueues; index++) {
+        const receives = index < numRxQueues;
+        const shape = {
+          index,
+          direction: receives ? 'rx' : 'tx',
+          num: receives ? numRxBufs : numTxBufs,
+          contextSize: receives ? sizes.rxContextSize : sizes.txContextSize,
+          maxFrame: device.maxFrame,
+        } as const;
+        queues.push(new Queue(this.#options, shape));
+      }
+    } catch (error) {
+      for (const queue of queues) queue.close();
+      throw error;
+    }
     for (const queue of this.#queues) queue.close();
-    this.#queues = Array.from({ length: numRxQueues + numTxQueues }, (_, index) => {
-      const receives = index < numRxQueues;
-      return new Queue(this.#options, {
-        index,
-        direction: receives ? 'rx' : 'tx',
-        num: receives ? numRxBufs : numTxBufs,
-        contextSize: receives ? sizes.rxContextSize : sizes.txContextSize,
-        maxFrame: device.maxFrame,
-      });
-    });
+    this.#queues = queues;
     return sizes;
   }
 
@@ -223,7 +236,7 @@ export class Nic implements NicControl {
     this.#check('setQueueContext');
     const queue = this.#queue(index);
     if (gpa === 0n) {
-      queue.contextGpa = null;
+      queue.dropContext();
       return;
     }
     if (!this.#table) throw new NicError('NIC_NO_MEMORY', `queue ${index}: a context, but no memory table`);
@@ -253,8 +266,9 @@ export class Nic implements NicControl {
   }
 
   setUpgrade(fd: OwnedFd): void {
+    const next = EventFd.adopt(fd);
     this.#upgrade?.close();
-    this.#upgrade = fd;
+    this.#upgrade = next;
   }
 
   async enable(direction: Direction): Promise<void> {
@@ -308,7 +322,10 @@ export class Nic implements NicControl {
 
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
-    const left = await this.#thread.call({ op: 'stop', direction, drain });
+    const left = await this.#thread.call({ op: 'stop', direction, drain }).catch(error => {
+      if (!this.#failed) throw error;
+      return 0; // a worker that has failed uses nothing any more
+    });
     this.#enabled[direction] = false;
     this.#resume = true;
     if (left > 0)
@@ -319,12 +336,20 @@ export class Nic implements NicControl {
   /** Everything that stands in the old table is found in the new one, or nothing changes. */
   async #moveTo(next: RegionTable): Promise<void> {
     const placed = this.#queues.filter(queue => queue.contextGpa !== null);
-    const moves = placed.map(queue => ({
-      queue: queue.address,
-      context: queue.locate(queue.contextGpa!, next),
-    }));
-    if (this.running) await this.#thread.call({ op: 'remap', regions: next.address, queues: moves });
-    else for (const [i, queue] of placed.entries()) queue.place(next, moves[i]!.context);
+    const moves: QueueMove[] = [];
+    try {
+      for (const queue of placed) {
+        moves.push({ queue: queue.address, context: queue.locate(queue.contextGpa!, next) });
+      }
+      if (this.running) await this.#thread.call({ op: 'remap', regions: next.address, queues: moves });
+    } catch (error) {
+      for (const queue of placed.slice(0, moves.length)) next.unpin(queue.contextGpa!, queue.contextSize);
+      throw error;
+    }
+    for (const [i, queue] of placed.entries()) {
+      if (!this.running) queue.place(next, moves[i]!.context);
+      queue.follow(next);
+    }
     this.#table?.close();
     this.#table = next;
   }

@@ -46,8 +46,7 @@ export class Queue {
   readonly contextSize: number;
   readonly #window: Window;
   readonly #arena: Arena;
-  /** Guest physical address of the context; null: none. */
-  contextGpa: bigint | null = null;
+  #context: { readonly gpa: bigint; readonly table: RegionTable } | null = null;
   #kick: EventFd | null = null;
   #irq: EventFd | null = null;
 
@@ -71,9 +70,14 @@ export class Queue {
     this.#set(L.QUEUE_MAX_FRAME, maxFrame);
   }
 
+  /** Guest physical address of the context; null: none. */
+  get contextGpa(): bigint | null {
+    return this.#context?.gpa ?? null;
+  }
+
   /** All that processing needs is there. */
   get complete(): boolean {
-    return this.contextGpa !== null && this.#kick !== null && this.#irq !== null;
+    return this.#context !== null && this.#kick !== null && this.#irq !== null;
   }
 
   get stats(): QueueStats {
@@ -87,14 +91,29 @@ export class Queue {
 
   /** Takes a context at `gpa` and sets up its ring. Throws MemoryError and keeps what it had. */
   setContext(gpa: bigint, table: RegionTable, ring: Ring): void {
-    this.place(table, this.locate(gpa, table));
-    this.contextGpa = gpa;
+    const context = this.locate(gpa, table);
+    this.dropContext();
+    this.#context = { gpa, table };
+    this.place(table, context);
     ring.initialise(this.address, this.direction === 'rx');
   }
 
-  /** Window address of a context at `gpa` in that table. Throws MemoryError. */
+  /** Forgets the context. */
+  dropContext(): void {
+    this.#context?.table.unpin(this.#context.gpa, this.contextSize);
+    this.#context = null;
+  }
+
+  /** Pins a context at `gpa` of that table; returns its window address. Throws MemoryError. */
   locate(gpa: bigint, table: RegionTable): number {
     return table.pin(gpa, this.contextSize, CONTEXT_ALIGNMENT);
+  }
+
+  /** The context is found by `table` from now on, which has `locate`d it; the former table is not needed any more. */
+  follow(table: RegionTable): void {
+    const { gpa } = this.#context!;
+    this.dropContext();
+    this.#context = { gpa, table };
   }
 
   /** The datapath finds the context at window address `context`, and buffers by `table`. For queues that no worker runs. */
@@ -131,7 +150,7 @@ export class Queue {
 
   /** Forgets context and eventfds. */
   clear(): void {
-    this.contextGpa = null;
+    this.dropContext();
     this.#kick?.close();
     this.#irq?.close();
     this.#kick = null;
