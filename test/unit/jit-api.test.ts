@@ -175,6 +175,18 @@ test('a helper without an implementation is found when the program is bound', ()
   build('mov %r0, 0\nexit', { helpers }); // not called, not wanted
 });
 
+test('a fence is emitted in place and changes no memory', () => {
+  const helpers = new Map<number, HelperSpec>([[3, { id: 3, name: 'barrier', args: [], inline: 'fence' }]]);
+  const fenced = build(
+    'stdw [%r10-8], 9\nmov %r0, 1\ncall helper 3\nldxdw %r3, [%r10-8]\nadd %r0, %r3\nexit',
+    { helpers },
+  );
+  assert.equal(fenced.run(0x1000n), 9n);
+  const code = Buffer.from(fenced.bytes);
+  const lockedAdd = Buffer.from([0x41, 0, 0xfe, 0x1e, 2, 0, 0x1a]);
+  assert.ok(code.includes(process.arch === 'x64' ? lockedAdd : Buffer.from([0xfe, 0x03, 0])));
+});
+
 test('options that make no sense are refused', () => {
   for (const bad of [
     { stackBase: 0xf000_0004 },

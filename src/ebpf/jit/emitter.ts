@@ -98,8 +98,20 @@ export class Emitter {
     this.code.u32(offset);
   }
 
+  /**
+   * A full memory barrier. On x86-64 any locked instruction is one, and one that adds 0 to a word of the stack takes a
+   * sixth of the time of the mfence that `atomic.fence` becomes. Elsewhere only `atomic.fence` orders all accesses.
+   */
   fence(): void {
-    this.op(OP.atomicPrefix, ATOMIC_OP.fence, 0);
+    if (process.arch !== 'x64') {
+      this.op(OP.atomicPrefix, ATOMIC_OP.fence, 0);
+      return;
+    }
+    this.i32(this.plan.options.stackBase);
+    this.i32(0);
+    this.op(OP.atomicPrefix);
+    this.access(ATOMIC_OP.i32Add, 0, 2);
+    this.op(OP.drop);
   }
 
   /** A local of the function's own, made when its name is first used. */
