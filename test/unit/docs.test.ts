@@ -3,7 +3,7 @@
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -87,7 +87,11 @@ describe('documents', () => {
     for (const document of documents) {
       for (const [, code] of prose(read(document)).matchAll(/`([^`\n]+)`/g)) {
         if (!PATH.test(code!) || PLACEHOLDER.test(code!)) continue;
-        assert.ok(existsSync(join(root, code!)), `${shown(document)}: no ${code}`);
+        const path = join(root, code!);
+        assert.ok(existsSync(path), `${shown(document)}: no ${code}`);
+        // An empty folder is not in the repository.
+        const files = statSync(path).isDirectory() ? filesBelow(path, /./).length : 1;
+        assert.ok(files > 0, `${shown(document)}: nothing in ${code}`);
         paths++;
       }
     }
