@@ -9,6 +9,7 @@ import { CALL_OPCODE, CALLX_OPCODE, EXIT_OPCODE, FORMS } from '../forms.js';
 import { ALU, ATOMIC, CLASS, FRAME_POINTER, MODE } from '../isa.js';
 import { type Insn, targetOf } from '../program.js';
 import { type FunctionGraph, isLocalCall } from './cfg.js';
+import { type Place, Worklist } from './worklist.js';
 
 /** Sets of registers: bit n for rn. */
 export interface Interface {
@@ -33,7 +34,7 @@ export function analyseInterfaces(graphs: readonly FunctionGraph[]): readonly In
   const liveIn = graphs.map(graph => new Int32Array(graph.blocks.length));
   const calleeOf = new Map(graphs.slice(1).map((graph, index) => [graph.pc, index + 1]));
   const exits = graphs.map(graph => blocksWith(graph, insn => insn.opcode === EXIT_OPCODE));
-  const callSites = graphs.map((): { graph: number; block: number }[] => []);
+  const callSites = graphs.map((): Place[] => []);
   graphs.forEach((graph, index) => {
     graph.blocks.forEach(({ insns }, block) => {
       for (const insn of insns) {
@@ -42,7 +43,10 @@ export function analyseInterfaces(graphs: readonly FunctionGraph[]): readonly In
     });
   });
 
-  const pending = graphs.flatMap((graph, index) => graph.blocks.map((_, block) => ({ graph: index, block })));
+  const pending = new Worklist(graphs, 'backward');
+  graphs.forEach((graph, index) => {
+    for (const block of graph.blocks.keys()) pending.push(index, block);
+  });
   for (let item = pending.pop(); item !== undefined; item = pending.pop()) {
     const { graph, block } = item;
     const { insns, successors } = graphs[graph]!.blocks[block]!;
@@ -55,7 +59,7 @@ export function analyseInterfaces(graphs: readonly FunctionGraph[]): readonly In
         const wanted = live & HANDED_BACK & ~results[callee]!;
         if (wanted !== 0) {
           results[callee]! |= wanted;
-          for (const exit of exits[callee]!) pending.push({ graph: callee, block: exit });
+          for (const exit of exits[callee]!) pending.push(callee, exit);
         }
         live = (live & KEPT) | params[callee]!;
       } else {
@@ -64,11 +68,10 @@ export function analyseInterfaces(graphs: readonly FunctionGraph[]): readonly In
     }
     if (live === liveIn[graph]![block]) continue;
     liveIn[graph]![block] = live;
-    for (const predecessor of graphs[graph]!.predecessors[block]!)
-      pending.push({ graph, block: predecessor });
+    for (const predecessor of graphs[graph]!.predecessors[block]!) pending.push(graph, predecessor);
     if (block === 0) {
       params[graph] = live;
-      pending.push(...callSites[graph]!);
+      for (const site of callSites[graph]!) pending.push(site.graph, site.block);
     }
   }
   return graphs.map((_, index) => ({ params: params[index]! & ALL, results: results[index]! }));

@@ -15,6 +15,7 @@ import { CALL_OPCODE, CALLX_OPCODE, LDDW } from '../forms.js';
 import { ALU, ATOMIC, CALL, CLASS, FRAME_POINTER, MODE, SRC } from '../isa.js';
 import { type Insn, targetOf } from '../program.js';
 import { type FunctionGraph, isLocalCall } from './cfg.js';
+import { Worklist } from './worklist.js';
 
 export interface Provenance {
   readonly origin: 'unknown' | 'number' | 'context' | 'frame' | 'stack';
@@ -44,18 +45,14 @@ export function analyseProvenance(
   const entryStates: (Provenance[] | undefined)[] = graphs.map(() => undefined);
   const states: (Provenance[] | undefined)[][] = graphs.map(graph => graph.blocks.map(() => undefined));
   const calleeOf = new Map(graphs.slice(1).map((graph, index) => [graph.pc, index + 1]));
-  const pending: { graph: number; block: number }[] = [];
-  const queued = new Set<number>();
-  const key = (graph: number, block: number) => graph * 2 ** 24 + block;
+  const pending = new Worklist(graphs, 'forward');
 
   /** Lets one more state flow into a block. */
   const flow = (graph: number, block: number, state: RegisterState): void => {
     const old = states[graph]![block];
     if (old === undefined) states[graph]![block] = [...state];
     else if (!joinInto(old, state)) return;
-    if (queued.has(key(graph, block))) return;
-    queued.add(key(graph, block));
-    pending.push({ graph, block });
+    pending.push(graph, block);
   };
   const enter = (graph: number, caller: RegisterState): void => {
     const state = caller.map(value => (value.origin === 'frame' ? STACK : value));
@@ -69,7 +66,6 @@ export function analyseProvenance(
   flow(0, 0, mainEntry(contextSize));
   for (let item = pending.pop(); item !== undefined; item = pending.pop()) {
     const { graph, block } = item;
-    queued.delete(key(graph, block));
     const state = [...states[graph]![block]!];
     const { insns, successors } = graphs[graph]!.blocks[block]!;
     for (const insn of insns) {
