@@ -20,10 +20,15 @@ function check(at: number, length: number, number: number): void {
   assert.equal(window.bytes[at + length - 1], number & 0xff, `last byte of frame ${number}`);
 }
 
+/** Flows number their frames from a start of their own, so that what an earlier one left in a buffer is never right. */
+let flows = 0;
+const nextBase = (): number => ++flows * 100_003;
+
 /** Guest to device. */
 export class TransmitFlow {
   sent = 0;
   arrived = 0;
+  readonly #base = nextBase();
   readonly #bed: Testbed;
   readonly #side: Side;
 
@@ -38,7 +43,8 @@ export class TransmitFlow {
     const { driver } = this.#side;
     assert.ok(datapath.calls.driver_tx_complete(driver, 128) >= 0, 'fault');
     const room = datapath.calls.driver_tx_room(driver, guestBatch.address, want);
-    for (let i = 0; i < room; i++) guestBatch.setLength(i, write(payload(guestBatch, i), this.sent++));
+    for (let i = 0; i < room; i++)
+      guestBatch.setLength(i, write(payload(guestBatch, i), this.#base + this.sent++));
     const kick = datapath.calls.driver_tx_publish(driver, guestBatch.address, room);
     assert.ok(kick >= 0, 'fault');
     return { sent: room, kick: kick > 0 };
@@ -49,7 +55,8 @@ export class TransmitFlow {
     const { ring, deviceBatch } = this.#bed;
     const { address } = this.#side.queue;
     const frames = Math.min(take, ring.pop(address, deviceBatch.address, budget));
-    for (let i = 0; i < frames; i++) check(payload(deviceBatch, i), deviceBatch.length(i), this.arrived++);
+    for (let i = 0; i < frames; i++)
+      check(payload(deviceBatch, i), deviceBatch.length(i), this.#base + this.arrived++);
     return { frames, interrupt: ring.complete(address, deviceBatch.address, frames) };
   }
 }
@@ -58,6 +65,7 @@ export class TransmitFlow {
 export class ReceiveFlow {
   sent = 0;
   arrived = 0;
+  readonly #base = nextBase();
   readonly #bed: Testbed;
   readonly #side: Side;
 
@@ -79,7 +87,7 @@ export class ReceiveFlow {
     const room = ring.room(address, deviceBatch.address, budget);
     const frames = Math.min(want, room);
     for (let i = 0; i < frames; i++) {
-      deviceBatch.setLength(i, write(payload(deviceBatch, i), this.sent++));
+      deviceBatch.setLength(i, write(payload(deviceBatch, i), this.#base + this.sent++));
     }
     return { frames, room, interrupt: ring.push(address, deviceBatch.address, frames) };
   }
@@ -92,7 +100,7 @@ export class ReceiveFlow {
     assert.ok(taken >= 0, 'fault');
     for (let i = 0; i < guestBatch.count; i++) {
       const length = guestBatch.length(i);
-      if (length > 0) check(payload(guestBatch, i), length, this.arrived++);
+      if (length > 0) check(payload(guestBatch, i), length, this.#base + this.arrived++);
     }
     datapath.calls.driver_rx_release(driver, guestBatch.address);
     return taken;
