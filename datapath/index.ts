@@ -46,7 +46,19 @@ export function bump(stats: usize, counter: usize): void {
   count(stats, counter, 1);
 }
 
-/** Busy-waits: loads a word of ours, over and over. */
-export function relax(word: usize, rounds: u32): void {
-  for (let i: u32 = 0; i < rounds; i++) atomic.load<u32>(word);
+/**
+ * Busy-waits for `rounds` times some eight nanoseconds. WebAssembly has no pause instruction; a chain of square roots leaves a core's other
+ * hardware thread almost all of it, where a loop of loads would not. Returns what nobody needs, so that it isn't optimised away.
+ */
+export function relax(rounds: u32): f64 {
+  let x: f64 = 2;
+  for (let i: u32 = 0; i < rounds; i++) x = sqrt(x);
+  return x;
+}
+
+/** Calls a program `n` times as the driver's loop does, for timing it. Returns the sum of its results. */
+export function call_many(program: u32, context: u64, n: u32): i64 {
+  let sum: i64 = 0;
+  for (let i: u32 = 0; i < n; i++) sum += call_indirect<i64>(program, context);
+  return sum;
 }

@@ -17,8 +17,6 @@ const run = (tool, args) => {
 // A package installed from the registry carries dist/ and no compiler: nothing to build.
 if (!existsSync(join(root, 'node_modules/typescript')) && existsSync(join(root, 'dist/src'))) process.exit(0);
 
-run('typescript/bin/tsc', ['-b']);
-
 const sources = readdirSync(join(root, 'datapath')).filter(name => name.endsWith('.ts'));
 const wasm = join(root, 'dist/datapath.wasm');
 const changed = path => statSync(path).mtimeMs;
@@ -36,3 +34,5 @@ if (stale) {
     ...['--runtime', 'stub', '-O3', '--noAssert', '--memoryBase', '1024'],
   ]);
 }
+
+run('typescript/bin/tsc', ['-b']);

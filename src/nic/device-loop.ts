@@ -81,7 +81,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   }
 
   relax(nanoseconds: number): void {
-    this.#calls.relax(this.#txBatch.address, nanoseconds);
+    this.#calls.relax(nanoseconds >> 3);
   }
 
   prepareSleep(poller: Poller, first: number): boolean {

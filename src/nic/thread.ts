@@ -54,7 +54,8 @@ const LONGEST_SLEEP_MS = 1000;
  * waits a moment when it finds little, longer the less it finds.
  */
 const GOOD_BATCH = 64;
-const LONGEST_BACK_OFF_NS = 1000;
+const LONGEST_BACK_OFF_NS = 8000;
+const IDLE_BACK_OFF_NS = 500; // nothing at all: a packet that comes should not wait
 
 interface ThreadData<Data> {
   memory: WebAssembly.Memory;
@@ -200,7 +201,8 @@ export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => 
       const moved = loop.turn();
       timer?.wait(loop.pauseMicroseconds / 1000);
       if (loop.spin) {
-        backOff = moved >= GOOD_BATCH ? backOff >> 1 : Math.min(LONGEST_BACK_OFF_NS, 2 * backOff + 16);
+        const longest = moved === 0 ? IDLE_BACK_OFF_NS : LONGEST_BACK_OFF_NS;
+        backOff = moved >= GOOD_BATCH ? backOff >> 1 : Math.min(longest, 2 * backOff + 16);
         if (backOff > 0) loop.relax(backOff);
         continue;
       }

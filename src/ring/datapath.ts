@@ -9,7 +9,8 @@ import type { Window } from '../memory/window.js';
 export interface DatapathExports {
   translate(regions: number, hint: number, gpa: bigint, length: bigint): number;
   bump(stats: number, counter: number): void;
-  relax(word: number, rounds: number): void;
+  relax(rounds: number): number;
+  call_many(program: number, context: bigint, n: number): bigint;
   sink_drain(flow: number, batch: number): number;
   source_fill(flow: number, batch: number, n: number, length: number): number;
 

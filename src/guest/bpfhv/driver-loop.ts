@@ -85,7 +85,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   }
 
   relax(nanoseconds: number): void {
-    this.#calls.relax(this.#txBatch.address, nanoseconds);
+    this.#calls.relax(nanoseconds >> 3);
   }
 
   prepareSleep(poller: Poller, first: number): boolean {
