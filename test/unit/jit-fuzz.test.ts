@@ -169,12 +169,19 @@ const preparedCall = fc.constantFrom<Draft[]>(
   [mov(1, 6), movImm(4, 1), { opcode: CALLX_OPCODE, dst: 4 }],
 );
 
+/** A jump over a function of its own, and a call of it. */
+const localCall = fc.array(fc.oneof(access.map(one), alu.map(one)), { maxLength: 4 }).map((body): Draft[] => {
+  const inner = body.flat();
+  const callee: Draft = { opcode: CALL_OPCODE, src: 1, imm: -(inner.length + 2) };
+  return [{ opcode: JA_OPCODE, off: inner.length + 1 }, ...inner, exit, callee];
+});
+
 /** Something done a few times; the count may be changed on the way. */
 const loop = (body: fc.Arbitrary<Draft[]>) =>
   fc
     .record({
       counter: fc.constantFrom(0, 3, 9),
-      count: fc.integer({ min: 1, max: 5 }),
+      count: fc.integer({ min: 1, max: 20 }),
       body: fc.array(body, { maxLength: 5 }),
     })
     .map(({ counter, count, body }): Draft[] => {
@@ -196,7 +203,8 @@ const piece = fc.oneof(
   { weight: 12, arbitrary: simple },
   { weight: 4, arbitrary: branch.map(one) },
   { weight: 1, arbitrary: jump.map(one) },
-  { weight: 1, arbitrary: call.map(one) },
+  { weight: 2, arbitrary: call.map(one) },
+  { weight: 2, arbitrary: localCall },
   { weight: 2, arbitrary: loop(simple) },
   { weight: 1, arbitrary: fc.constant([exit]) },
 );
@@ -280,7 +288,7 @@ test('both engines end alike on random programs', () => {
 
 test('the budget bounds what the JIT executes', () => {
   fc.assert(
-    fc.property(programs, settings, fc.integer({ min: 0, max: 300 }), (program, setting, budget) => {
+    fc.property(programs, settings, fc.integer({ min: 0, max: 60 }), (program, setting, budget) => {
       const jit = runJit(program, { ...setting, budget });
       if (jit.fault?.code === 'EBPF_BUDGET') return;
       // Outside of loops and local functions an instruction of the main function runs once, and is not charged.
