@@ -126,6 +126,21 @@ describe('documents', () => {
   });
 });
 
+test('every error code is explained, and every one that is explained exists', () => {
+  const CODE = /(?:CAPTURE|DEMO|DRIVER|EBPF|ERR_MAPPING|ERR_SOCKET|MEMORY|NIC|PORT|PROXY|THREAD)_[A-Z_]+/;
+  const source = filesBelow(join(root, 'src'), /^(?!testing)[\w-]+(?<!\.test)\.ts$/)
+    .map(read)
+    .join('\n');
+  const guide = read(join(root, 'docs/troubleshooting.md'));
+  const all = (text: string, quote: string) =>
+    [...new Set(text.match(new RegExp(`${quote}${CODE.source}${quote}`, 'g')))]
+      .map(code => code.slice(1, -1))
+      .sort();
+  const thrown = all(source, "'");
+  assert.ok(thrown.length > 50, `only ${thrown.length} codes were found`);
+  assert.deepEqual(all(guide, '`'), thrown);
+});
+
 describe("the README's command reference", () => {
   const text = read(join(root, 'README.md'));
   const reference = /^## Commands\n([\s\S]*?)^## /m.exec(text)![1]!;
