@@ -62,3 +62,8 @@ export function call_many(program: u32, context: u64, n: u32): i64 {
   for (let i: u32 = 0; i < n; i++) sum += call_indirect<i64>(program, context);
   return sum;
 }
+
+/** A helper that does nothing, for timing programs by themselves. */
+export function helper_nothing(_context: u64): i64 {
+  return 0;
+}

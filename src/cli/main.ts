@@ -1,12 +1,21 @@
 /** The command line: its commands, and how errors become exit codes (2: usage, 1: failure). */
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError } from '@commander-js/extra-typings';
+import { Command, CommanderError, type CommandUnknownOpts } from '@commander-js/extra-typings';
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
   version: string;
 };
 
 const USAGE_CODES = new Set(['USAGE', 'PORT_SPEC', 'ERR_ADDRESS']);
+
+/** The commands, in the order of the help; each module is loaded when it is wanted. */
+const COMMANDS: ReadonlyMap<string, () => Promise<CommandUnknownOpts>> = new Map([
+  ['demo', async () => (await import('./demo.js')).demoCommand() as CommandUnknownOpts],
+  ['serve', async () => (await import('./serve.js')).serveCommand() as CommandUnknownOpts],
+  ['guest', async () => (await import('./guest.js')).guestCommand() as CommandUnknownOpts],
+  ['ebpf', async () => (await import('./ebpf.js')).ebpfCommand() as CommandUnknownOpts],
+  ['bench', async () => (await import('./bench.js')).benchCommand() as CommandUnknownOpts],
+]);
 
 /** Runs the command that `argv` (as process.argv) names, and sets the process's exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -19,14 +28,11 @@ export async function main(argv: readonly string[]): Promise<void> {
       .exitOverride()
       .configureOutput({ writeErr: () => {} })
       .showSuggestionAfterError();
-    // Loaded when needed: `polynic ebpf` must not load what only datapaths use.
-    const [{ serveCommand }, { guestCommand }, { demoCommand }] = await Promise.all([
-      import('./serve.js'),
-      import('./guest.js'),
-      import('./demo.js'),
-    ]);
-    for (const command of [demoCommand(), serveCommand(), guestCommand()]) {
-      program.addCommand(command.exitOverride().configureOutput({ writeErr: () => {} }));
+    const wanted = argv[2] ?? '';
+    for (const [name, load] of COMMANDS) {
+      // Loading all of them takes longer than most commands run; --help wants all.
+      if (COMMANDS.has(wanted) && name !== wanted) continue;
+      program.addCommand((await load()).exitOverride().configureOutput({ writeErr: () => {} }));
     }
     await program.parseAsync(argv as string[]);
   } catch (error) {

@@ -7,6 +7,7 @@
  * The socket pair has no name in the file system, so whatever kills us, no file is left.
  */
 import type { ChildCounters, Leaks } from '../cli/parent.js';
+import { getAffinity, setAffinity } from '../linux/process.js';
 import { socketPair } from '../linux/unix-socket.js';
 import { Child, SOCKET } from './child.js';
 
@@ -17,6 +18,8 @@ export interface NicPairOptions {
   /** Port specifications, of the guest's network device and of the backend's port. */
   readonly netdev: string;
   readonly port: string;
+  /** Keep each process on one processor; default: wherever the kernel likes. */
+  readonly cpus?: { readonly guest: number; readonly backend: number };
 }
 
 /** Counters of both processes, read at about the same time. */
@@ -39,22 +42,25 @@ export class NicPair {
   /** Rejects when one of the two ends unasked; never resolves. */
   readonly broken: Promise<never>;
 
-  constructor({ device, spin, verbose, netdev, port }: NicPairOptions) {
+  constructor({ device, spin, verbose, netdev, port, cpus }: NicPairOptions) {
     const [a, b] = socketPair('demo');
     const common = ['--bpfhv-proxy', SOCKET, ...(spin ? ['--spin'] : [])];
     try {
-      this.#guest = new Child({
-        name: 'guest',
-        args: ['guest', ...common, '--netdev', netdev],
-        socket: a.owner.fd,
-        verbose,
-      });
-      this.#backend = new Child({
-        name: 'backend',
-        args: ['serve', ...common, '--device', device, '--port', port],
-        socket: b.owner.fd,
-        verbose,
-      });
+      this.#guest = onCpu(
+        cpus?.guest,
+        () =>
+          new Child({
+            name: 'guest',
+            args: ['guest', ...common, '--netdev', netdev],
+            socket: a.owner.fd,
+            verbose,
+          }),
+      );
+      const backend = ['serve', ...common, '--device', device, '--port', port];
+      this.#backend = onCpu(
+        cpus?.backend,
+        () => new Child({ name: 'backend', args: backend, socket: b.owner.fd, verbose }),
+      );
     } finally {
       a.close();
       b.close();
@@ -73,10 +79,13 @@ export class NicPair {
     return { guest, backend };
   }
 
-  /** Ends both, the guest first, as a virtual machine that is shut down. Returns what they could not give back. */
+  /**
+   * Shuts the guest down; the backend ends by itself when its guest has left. Returns what they could not give back. Throws DemoError
+   * when one does not end in good order.
+   */
   async close(): Promise<Leaks> {
-    this.#backend.expectEnd(); // its guest is about to leave it
-    const [guest, backend] = [await settle(this.#guest.stop()), await settle(this.#backend.stop())];
+    this.#backend.expectEnd();
+    const [guest, backend] = [await settle(this.#guest.stop()), await settle(this.#backend.end())];
     for (const result of [guest, backend]) if (result instanceof Error) throw result;
     const [a, b] = [guest, backend] as [Leaks, Leaks];
     return { fds: a.fds + b.fds, mappings: a.mappings + b.mappings, buffers: a.buffers + b.buffers };
@@ -98,4 +107,16 @@ function sum({ queues }: ChildCounters, counter: 'packets' | 'kicks' | 'interrup
 
 function settle<T>(promise: Promise<T>): Promise<T | Error> {
   return promise.catch((error: Error) => error);
+}
+
+/** Starts a process on one processor, where it and its threads stay: they inherit it from the thread that starts them. */
+function onCpu<T>(cpu: number | undefined, start: () => T): T {
+  if (cpu === undefined) return start();
+  const all = getAffinity();
+  setAffinity([cpu]);
+  try {
+    return start();
+  } finally {
+    setAffinity(all);
+  }
 }

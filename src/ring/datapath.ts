@@ -10,6 +10,7 @@ export interface DatapathExports {
   translate(regions: number, hint: number, gpa: bigint, length: bigint): number;
   bump(stats: number, counter: number): void;
   relax(rounds: number): number;
+  helper_nothing(context: bigint): bigint;
   call_many(program: number, context: bigint, n: number): bigint;
   sink_drain(flow: number, batch: number): number;
   source_fill(flow: number, batch: number, n: number, length: number): number;

@@ -1,0 +1,170 @@
+/**
+ * Real sockets in two namespaces over three kinds of link, in turn and in the same run, so that the machine's moods hit all of them alike:
+ *
+ *   sring …   TAP ── guest ══ ring ══ backend ── TAP     what polynic is for
+ *   copier    TAP ── read, write ── TAP                  what two TAPs cost without any NIC between them
+ *   veth      the kernel's own cable                     what the sockets can do at most
+ */
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import { Network } from '../demo/network.js';
+import { NicPair } from '../demo/nic-pair.js';
+import { TrafficEnd } from '../demo/traffic/end.js';
+import { OVER, Shared, STOP } from '../demo/traffic/shared.js';
+import type { Results, Work } from '../demo/traffic/worker.js';
+import { createVeth } from '../linux/link.js';
+import { openTap } from '../linux/tun.js';
+import type { CopierStart } from './copier.js';
+import { BenchError } from './errors.js';
+import { type BenchResult, median, result } from './result.js';
+
+const ROUNDS = 3;
+const PHASE_MS = 1500;
+const TCP_PORT = 5001;
+const UDP_PORT = 5002;
+
+interface Link {
+  close(): Promise<void>;
+}
+
+/** How each kind of link is made between the namespaces of a network. */
+const LINKS: Readonly<Record<string, (network: Network) => Promise<Link>>> = {
+  copier: joinByCopier,
+  veth: async ({ guest, host }) => {
+    createVeth(guest.interfaceName, { name: host.interfaceName, netns: host.netns }, guest.netns);
+    return { close: async () => {} };
+  },
+};
+
+interface Sample {
+  readonly tcpGbps: number;
+  readonly udpKpps: number;
+}
+
+/** TCP (mean of both directions) and small UDP datagrams over a NIC of that type, beside copier and veth pair. Throws LinuxError EPERM without the rights for namespaces. */
+export async function measureLinks(device: string, seconds = PHASE_MS / 1000): Promise<BenchResult[]> {
+  const kinds = ['copier', 'veth', device];
+  const samples = new Map<string, Sample[]>(kinds.map(kind => [kind, []]));
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const kind of kinds) samples.get(kind)!.push(await measureOnce(kind, seconds * 1000));
+  }
+  const results: BenchResult[] = [];
+  for (const [name, unit, pick] of [
+    ['tap-tcp', 'Gbit/s', (s: Sample) => s.tcpGbps],
+    ['tap-udp', 'kpps', (s: Sample) => s.udpKpps],
+  ] as const) {
+    const value = (kind: string) => median(samples.get(kind)!.map(pick));
+    const copier = result(`${name}/copier`, unit, value('copier'));
+    const veth = result(`${name}/veth`, unit, value('veth'));
+    const nic = (against: BenchResult) => result(`${name}/${device}`, unit, value(device), against);
+    results.push(copier, veth, nic(copier), nic(veth));
+  }
+  return results;
+}
+
+async function measureOnce(kind: string, forMs: number): Promise<Sample> {
+  const network = Network.create();
+  const link = await (LINKS[kind] ?? joinByNic(kind))(network);
+  const traffic = new Traffic(network);
+  try {
+    await network.bringUp(new AbortController().signal);
+    await traffic.start();
+    const there = await traffic.tcp('guest', 'host', forMs);
+    const back = await traffic.tcp('host', 'guest', forMs);
+    const udpKpps = await traffic.udp(forMs);
+    return { tcpGbps: (there + back) / 2, udpKpps };
+  } finally {
+    await traffic.close();
+    await link.close();
+    network.close();
+  }
+}
+
+function joinByNic(device: string) {
+  return async ({ guest, host }: Network): Promise<Link> => {
+    const pair = new NicPair({ device, spin: false, verbose: false, netdev: guest.port, port: host.port });
+    return {
+      close: async () => {
+        await pair.close();
+      },
+    };
+  };
+}
+
+async function joinByCopier({ guest, host }: Network): Promise<Link> {
+  const [first, second] = [guest, host].map(({ interfaceName, netns }) => {
+    const tap = openTap({ name: interfaceName, netns, vnetHeader: false });
+    tap.setCarrier(false); // out and in again: the kernel then calls the interface "up", not "unknown"
+    tap.setCarrier(true);
+    return tap;
+  });
+  const stop = new SharedArrayBuffer(4);
+  const data: CopierStart = { taps: [first!.fd, second!.fd], stop };
+  const worker = new Worker(new URL('./copier.js', import.meta.url), { workerData: data });
+  await once(worker, 'message');
+  return {
+    close: async () => {
+      Atomics.store(new Int32Array(stop), 0, 1);
+      await once(worker, 'exit');
+      first!.close();
+      second!.close();
+    },
+  };
+}
+
+type Side = 'guest' | 'host';
+
+/** The sockets' ends of one network. */
+class Traffic {
+  readonly #network: Network;
+  readonly #shared = new Shared();
+  readonly #ends = new Map<Side, TrafficEnd>();
+
+  constructor(network: Network) {
+    this.#network = network;
+  }
+
+  async start(): Promise<void> {
+    for (const side of ['guest', 'host'] as const) {
+      const path = `/proc/self/fd/${this.#network[side].netns.fd}`;
+      this.#ends.set(side, await TrafficEnd.start(side, path, this.#shared));
+    }
+  }
+
+  /** Gbit/s. */
+  async tcp(from: Side, to: Side, forMs: number): Promise<number> {
+    const at = { ip: this.#network[to].ip, port: TCP_PORT };
+    const [received] = await this.#flow(to, { op: 'tcpReceive', at }, from, { op: 'tcpSend', to: at, forMs });
+    if (received.corruptAt !== null) throw new BenchError(`TCP: corrupt after ${received.corruptAt} bytes`);
+    return (received.bytes * 8) / received.seconds / 1e9;
+  }
+
+  /** Thousand datagrams a second, guest to host. */
+  async udp(forMs: number): Promise<number> {
+    const at = { ip: this.#network.host.ip, port: UDP_PORT };
+    const [received, sent] = await this.#flow('host', { op: 'udpReceive', at }, 'guest', {
+      op: 'udpSend',
+      to: at,
+      forMs,
+    });
+    return received.received / sent.seconds / 1e3;
+  }
+
+  async close(): Promise<void> {
+    this.#shared.raise(STOP);
+    for (const end of this.#ends.values()) await end.close();
+  }
+
+  async #flow<R extends Work, S extends Work>(
+    to: Side,
+    receive: R,
+    from: Side,
+    send: S,
+  ): Promise<[Results[R['op']], Results[S['op']]]> {
+    this.#shared.reset();
+    const receiving = this.#ends.get(to)!.work(receive);
+    await receiving.ready;
+    const sending = this.#ends.get(from)!.work(send);
+    return Promise.all([receiving.result, sending.result.finally(() => this.#shared.raise(OVER))]);
+  }
+}

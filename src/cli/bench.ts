@@ -1,0 +1,79 @@
+/** `polynic bench`: what it costs, and against what. Every ratio is between two cases of the same run. */
+import { Command } from '@commander-js/extra-typings';
+import { measureLinks } from '../bench/links.js';
+import { measureParts } from '../bench/parts.js';
+import type { BenchResult } from '../bench/result.js';
+import { measureRing } from '../bench/rings.js';
+import { LinuxError } from '../linux/errors.js';
+import { deviceType, deviceTypeNames } from '../ring/registry.js';
+import { UsageError } from './host.js';
+
+const LENGTHS = [60, 1514];
+
+interface Group {
+  /** The cases that it measures begin so. */
+  readonly names: readonly string[];
+  run(): Promise<readonly BenchResult[]>;
+}
+
+/** All that can be measured, in the order in which it is. */
+function groups(): Group[] {
+  return deviceTypeNames.flatMap(device => [
+    ...LENGTHS.flatMap(length =>
+      (['tx', 'rx'] as const).map(direction => ({
+        names: [`parts/${device}/${direction}/${length}`],
+        run: async () => measureParts(deviceType(device)!, direction, length),
+      })),
+    ),
+    ...LENGTHS.flatMap(length =>
+      (['tx', 'rx'] as const).map(direction => ({
+        names: [`${direction === 'tx' ? 'tx-sink' : 'source-rx'}/${device}/${length}`],
+        run: async () => [await measureRing(device, direction, length)],
+      })),
+    ),
+    { names: [`tap-tcp/${device}`, `tap-udp/${device}`], run: () => measureLinks(device) },
+  ]);
+}
+
+export function benchCommand() {
+  return new Command('bench')
+    .description('measure the rings, and the link beside a bare copier and a veth pair')
+    .argument('[case]', 'only cases whose name begins so, such as tx-sink or tap-tcp/sring')
+    .option('--json', 'print an array of {case, value, unit, against, ratio}')
+    .action(async (wanted = '', { json = false }) => {
+      const chosen = groups().filter(({ names }) => names.some(name => name.startsWith(wanted)));
+      if (chosen.length === 0) {
+        throw new UsageError(
+          `no case "${wanted}": ${groups()
+            .flatMap(({ names }) => names)
+            .join('  ')}`,
+        );
+      }
+      const all: BenchResult[] = [];
+      if (!json) console.log(row('case', 'value', 'unit', 'ratio', 'against'));
+      for (const group of chosen) {
+        const results = await runGroup(group);
+        all.push(...results);
+        if (json) continue;
+        for (const { case: name, value, unit, ratio, against } of results) {
+          console.log(row(name, String(value), unit, ratio === null ? '' : String(ratio), against ?? ''));
+        }
+      }
+      if (json) console.log(JSON.stringify(all, null, 2));
+    });
+}
+
+/** Cases that need rights which we lack are left out, and that is said. */
+async function runGroup({ names, run }: Group): Promise<readonly BenchResult[]> {
+  try {
+    return await run();
+  } catch (error) {
+    if (!(error instanceof LinuxError) || error.code !== 'EPERM') throw error;
+    console.error(`polynic: ${names.join(', ')} left out: ${error.message}`);
+    return [];
+  }
+}
+
+function row(name: string, value: string, unit: string, ratio: string, against: string): string {
+  return `${name.padEnd(34)}${value.padStart(9)} ${unit.padEnd(8)}${ratio.padStart(7)}  ${against}`.trimEnd();
+}
