@@ -1,0 +1,247 @@
+/**
+ * Two machines and a cable, made of two namespaces and two polynic processes:
+ *
+ * ```
+ *   guest namespace                                                       host namespace
+ *   gst0 10.9.0.2 ══ TAP ══ polynic guest ── SOCKET, shared memory ── polynic serve ══ TAP ══ hst0 10.9.0.1
+ * ```
+ * Nothing has a name outside of the test: namespaces are descriptors, sockets lie in a folder of their own. Whoever kills processes
+ * may; `start…` brings them back. At the end every process, descriptor, interface and file must be gone, or the test fails.
+ */
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { countProcessFds, type OwnedFd, openFds } from '../../src/linux/fd.js';
+import { changeLink, type LinkInfo, linkInfo } from '../../src/linux/link.js';
+import { monitorLink } from '../../src/linux/link-monitor.js';
+import { canCreateNamespaces, createNetns } from '../../src/linux/netns.js';
+import { addAddress, setNeighbour } from '../../src/linux/route.js';
+import { silenceIpv6 } from '../../src/linux/sysctl.js';
+import { PATIENCE_MS, Program } from './program.js';
+import { type FlowOptions, UdpFlow } from './traffic.js';
+
+/** One end of the cable. */
+export interface End {
+  readonly netns: OwnedFd;
+  /** How another process, or another thread, opens the namespace. */
+  readonly path: string;
+  readonly interface: string;
+  readonly ip: string;
+  readonly mac: string;
+}
+
+export interface LinkOptions {
+  /** Further words for `polynic serve`. */
+  readonly serve?: readonly string[];
+  readonly guest?: readonly string[];
+  /** Who listens on the socket; default: the guest. */
+  readonly listener?: 'guest' | 'serve';
+}
+
+export class Link {
+  readonly guestEnd: End;
+  readonly hostEnd: End;
+  /** For sockets and other files of this test. */
+  readonly folder: string;
+  readonly socket: string;
+  guest!: Program;
+  serve!: Program;
+  readonly #options: LinkOptions;
+  readonly #programs: Program[] = [];
+  readonly #flows: UdpFlow[] = [];
+
+  private constructor(options: LinkOptions) {
+    this.#options = options;
+    this.guestEnd = makeEnd('gst0', '10.9.0.2', '02:00:00:00:00:02');
+    this.hostEnd = makeEnd('hst0', '10.9.0.1', '02:00:00:00:00:01');
+    this.folder = mkdtempSync(join(tmpdir(), 'polynic-link-'));
+    this.socket = join(this.folder, 'nic.sock');
+  }
+
+  /** Both processes run, both interfaces are up, the carrier is there. */
+  static async open(options: LinkOptions = {}): Promise<Link> {
+    const link = new Link(options);
+    try {
+      link.spawnGuest();
+      link.spawnServe();
+      await Promise.all([link.guestReady(), link.serveReady()]);
+      return link;
+    } catch (error) {
+      await link.close();
+      throw error;
+    }
+  }
+
+  spawnGuest(): void {
+    const { guestEnd, socket } = this;
+    const how = this.#options.listener === 'serve' ? '--connect' : '--listen';
+    const netdev = `tap:${guestEnd.interface},netns=${guestEnd.path}`;
+    const own = this.#options.guest ?? [];
+    this.guest = this.#spawn([
+      ...['guest', '--bpfhv-proxy', socket, how, '--netdev', netdev, '--mac', guestEnd.mac, '-v', ...own],
+    ]);
+  }
+
+  spawnServe(): void {
+    const { hostEnd, socket } = this;
+    const how = this.#options.listener === 'serve' ? '--listen' : '--connect';
+    const port = `tap:${hostEnd.interface},netns=${hostEnd.path},mac=${hostEnd.mac}`;
+    this.serve = this.#spawn([
+      ...['serve', '--bpfhv-proxy', socket, how, '--port', port, '-v', ...(this.#options.serve ?? [])],
+    ]);
+  }
+
+  /** The guest's interface exists, is configured and has a carrier. */
+  async guestReady(): Promise<void> {
+    await this.#interfaceExists(this.guestEnd, this.guest);
+    setUp(this.guestEnd, this.hostEnd);
+    await this.carrier(true);
+  }
+
+  async serveReady(): Promise<void> {
+    await this.#interfaceExists(this.hostEnd, this.serve);
+    setUp(this.hostEnd, this.guestEnd);
+  }
+
+  /** Starts a flow that ends with the link, if not before. */
+  async flow(from: End, to: End, options: FlowOptions): Promise<UdpFlow> {
+    const flow = await UdpFlow.start(from, to, options);
+    this.#flows.push(flow);
+    return flow;
+  }
+
+  /** Waits for the carrier of the guest's interface, and for the NIC's address on it when it is to be up. */
+  async carrier(up: boolean): Promise<void> {
+    const { mac } = this.guestEnd;
+    const what = `gst0 to have ${up ? 'a' : 'no'} carrier`;
+    // A TAP is born with a carrier; it has the NIC's address once the driver has seen the NIC.
+    const is = (link: LinkInfo) => link.carrier === up && (!up || link.mac === mac);
+    await this.#when(this.guestEnd, what, link => link !== null && is(link));
+    // An interface forgets its neighbours when it is set down, and when its address is set.
+    if (up) introduce(this.guestEnd, this.hostEnd);
+  }
+
+  /** The guest's interface is set down, or up again. Resolves when the device and the carrier have followed. */
+  async setInterface(up: boolean): Promise<void> {
+    const { interface: name, netns } = this.guestEnd;
+    const after = this.guest.stderr.length;
+    changeLink(name, { up }, netns);
+    if (up) return this.carrier(true);
+    // The kernel does not tell of the carrier of an interface that is down; the driver does.
+    await this.guest.says(/device stopped/, { after });
+    assert.equal(linkInfo(name, netns).carrier, false, 'the carrier of an interface that is down');
+  }
+
+  /** Ends what runs, in an orderly way, and checks that nothing is left. */
+  async close(): Promise<void> {
+    await Promise.all(this.#flows.map(flow => flow.abandon()));
+    await Promise.all(this.#programs.filter(program => program.alive).map(program => program.end()));
+    this.guestEnd.netns.close();
+    this.hostEnd.netns.close();
+    const files = readdirSync(this.folder);
+    rmSync(this.folder, { recursive: true });
+    assert.deepEqual(files, [], 'files left behind');
+    for (const { pid } of this.#programs) assert.ok(!existsSync(`/proc/${pid}`), `process ${pid} is left`);
+  }
+
+  get output(): string {
+    return this.#programs.map(program => program.output).join('\n');
+  }
+
+  #spawn(words: string[]): Program {
+    const program = new Program(words);
+    this.#programs.push(program);
+    return program;
+  }
+
+  #interfaceExists(end: End, owner: Program): Promise<void> {
+    return this.#when(end, `${end.interface} to exist`, link => link !== null, owner);
+  }
+
+  /** Waits for a state of an end's interface, as long as the process lives that has to bring it about. */
+  #when(end: End, what: string, is: (link: LinkInfo | null) => boolean, owner = this.guest): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let settled = false;
+      const settle = (problem?: string): void => {
+        if (settled) return;
+        settled = true;
+        clearTimeout(timer);
+        // The first call comes before there is a monitor to close.
+        queueMicrotask(() => monitor.close());
+        if (problem) reject(new Error(`waited for ${what}: ${problem}\n${this.output}`));
+        else resolve();
+      };
+      const timer = setTimeout(settle, PATIENCE_MS, `${PATIENCE_MS} ms were not enough`);
+      const monitor = monitorLink(end.interface, end.netns, link => {
+        if (is(link)) settle();
+      });
+      void owner.ended.then(() => settle('the process ended'));
+    });
+  }
+}
+
+function makeEnd(name: string, ip: string, mac: string): End {
+  const netns = createNetns(`namespace of ${name}`);
+  silenceIpv6(netns);
+  changeLink('lo', { up: true }, netns);
+  return { netns, path: `/proc/${process.pid}/fd/${netns.fd}`, interface: name, ip, mac };
+}
+
+function setUp(end: End, other: End): void {
+  addAddress(end.interface, `${end.ip}/24`, end.netns);
+  changeLink(end.interface, { up: true }, end.netns);
+  introduce(end, other);
+}
+
+/** No questions on the cable who has which address: what travels is what the test sends. */
+function introduce(end: End, other: End): void {
+  setNeighbour(end.interface, other.ip, other.mac, end.netns);
+}
+
+/** The kernel's counters of an end's interface. */
+export function kernelStats(end: End) {
+  return linkInfo(end.interface, end.netns).stats;
+}
+
+/** Longer than any test takes on a machine that others use as well; the long ones say so themselves. */
+const LIMIT_MS = 300_000;
+
+/** A test on a link of its own; without the rights or the devices it needs it is skipped, and says so. */
+export function linkTest(
+  name: string,
+  options: LinkOptions,
+  body: (link: Link, t: TestContext) => Promise<void>,
+  timeout = LIMIT_MS,
+): void {
+  test(name, { timeout }, async t => {
+    const why = cannot();
+    if (why) return t.skip(why);
+    const before = { fds: openFds(), all: countProcessFds(), interfaces: ownInterfaces() };
+    const link = await Link.open(options);
+    try {
+      await body(link, t);
+    } catch (error) {
+      t.diagnostic(link.output);
+      throw error;
+    } finally {
+      await link.close();
+    }
+    assert.deepEqual(openFds(), before.fds, 'descriptors left open');
+    assert.ok(countProcessFds() <= before.all, 'descriptors left open behind the table');
+    assert.deepEqual(ownInterfaces(), before.interfaces, 'interfaces left behind');
+  });
+}
+
+/** Why these tests can't run here; null: they can. */
+export function cannot(): string | null {
+  if (!canCreateNamespaces()) return 'needs root: it makes network namespaces and devices';
+  if (!existsSync('/dev/net/tun')) return 'needs /dev/net/tun';
+  return null;
+}
+
+function ownInterfaces(): string[] {
+  const lines = readFileSync('/proc/net/dev', 'utf8').split('\n').slice(2);
+  return lines.map(line => line.split(':')[0]!.trim()).filter(name => name !== '');
+}

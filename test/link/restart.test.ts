@@ -1,0 +1,11 @@
+/** Down, up, and restarts in a bounded form; a hundred of each are in test/soak. */
+import { linkTest } from './harness.js';
+import { downAndUp, guestRestarts } from './restart.js';
+
+linkTest('the interface goes down and up 20 times under traffic, and nothing leaks', {}, link =>
+  downAndUp(link, 20),
+);
+
+linkTest('5 guests come and go under traffic, and the backend leaks nothing', {}, link =>
+  guestRestarts(link, 5),
+);

@@ -1,0 +1,71 @@
+/** Interfaces that go down and up, and guests that come and go, with traffic on the cable; what stays must not grow. */
+import assert from 'node:assert/strict';
+import type { Link } from './harness.js';
+import type { Holdings, Program } from './program.js';
+import type { UdpFlow } from './traffic.js';
+
+const PACE = 5_000;
+/** Datagrams that must get through before the next blow. */
+const BETWEEN = 50;
+
+/** Sets the guest's interface down and up again, `times` times. Both processes stay and must not hold more in the end. */
+export async function downAndUp(link: Link, times: number): Promise<void> {
+  const { guestEnd, hostEnd } = link;
+  const flows = [
+    await link.flow(guestEnd, hostEnd, { seed: 21, pace: PACE }),
+    await link.flow(hostEnd, guestEnd, { seed: 22, pace: PACE }),
+  ];
+  const cycle = async (): Promise<void> => {
+    await link.setInterface(false);
+    await link.setInterface(true);
+    for (const flow of flows) await flow.more(BETWEEN);
+  };
+  await cycle(); // what is made only once is made now
+  const before = [held(link.guest), held(link.serve)];
+  for (let i = 0; i < times; i++) await cycle();
+  assert.deepEqual([held(link.guest), held(link.serve)], before, 'what the processes hold');
+  for (const flow of flows) await endFlow(flow);
+  assertNoBuffersLost(link.guest);
+}
+
+/** Ends the guest process and starts another, `times` times. The backend stays and must not hold more in the end. */
+export async function guestRestarts(link: Link, times: number): Promise<void> {
+  const { guestEnd, hostEnd } = link;
+  const flows = [
+    await link.flow(guestEnd, hostEnd, { seed: 23, pace: PACE }),
+    await link.flow(hostEnd, guestEnd, { seed: 24, pace: PACE }),
+  ];
+  const restart = async (): Promise<void> => {
+    const { guest } = link;
+    assert.deepEqual(await guest.end('SIGTERM'), { code: 0, signal: null });
+    assertNoBuffersLost(guest);
+    link.spawnGuest();
+    await link.guestReady();
+    for (const flow of flows) await flow.more(BETWEEN);
+  };
+  await restart();
+  const before = held(link.serve);
+  for (let i = 0; i < times; i++) await restart();
+  assert.deepEqual(held(link.serve), before, 'what the backend holds');
+  for (const flow of flows) await endFlow(flow);
+}
+
+/** What arrived must have been right, whatever was lost meanwhile. */
+export async function endFlow(flow: UdpFlow): Promise<void> {
+  const { got } = await flow.stop();
+  assert.ok(got.packets > 0);
+  assert.deepEqual({ corrupt: got.corrupt, disordered: got.disordered }, { corrupt: 0, disordered: 0 });
+}
+
+/** The driver says when a stop leaves buffers with the device. */
+export function assertNoBuffersLost(guest: Program): void {
+  assert.doesNotMatch(guest.output, /did not give back/);
+}
+
+/** Descriptors and shared mappings, counted by what they are. */
+function held(program: Program): Record<string, number> {
+  const { fds, mappings }: Holdings = program.holdings();
+  const count: Record<string, number> = {};
+  for (const what of [...fds, ...mappings]) count[what] = (count[what] ?? 0) + 1;
+  return count;
+}
