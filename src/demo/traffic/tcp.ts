@@ -5,7 +5,7 @@
  * might do (a buffer, a frame, a page) do not meet their like. Comparing costs a memcmp a piece.
  *
  * ```
- *   block  │ PERIOD random bytes │ its first PIECE bytes again │       so that a piece may begin anywhere
+ *   block  │ PERIOD random bytes │ its first PIECE bytes again │       so that a piece may begin anywhere; PIECE < PERIOD
  * ```
  */
 import { monotonicNs } from '../../linux/clock.js';
@@ -13,8 +13,10 @@ import { check, EAGAIN, EINTR } from '../../linux/errors.js';
 import { type Endpoint, listenTcp, openTcp, type Socket } from '../../linux/socket.js';
 import { RECEIVED, SENT, type Shared } from './shared.js';
 
-const PERIOD = 262_139;
+const PERIOD = 262_147;
 const PIECE = 256 * 1024;
+/** What may be on its way: less than a TAP's queue of 1000 frames holds, so that the kernel has nothing to drop. */
+const RECEIVE_BUFFER = 1 << 20;
 const SEED = 0x9e3779b9;
 /** Calls look at the stop word this often, and give up after so many looks without a byte. */
 const LOOK_MS = 200;
@@ -45,7 +47,7 @@ export interface TcpSent {
 
 /** Accepts one connection and reads it to its end. `ready` is called when connections are possible. */
 export function tcpReceive({ at }: TcpReceiveWork, shared: Shared, ready: () => void): TcpReceived {
-  using listener = listenTcp(at).setTimeouts(LOOK_MS);
+  using listener = listenTcp(at).setTimeouts(LOOK_MS).setBuffers({ receive: RECEIVE_BUFFER });
   ready();
   using socket = patiently(shared, 'nobody connects', () => listener.accept() ?? -EAGAIN);
   socket.setTimeouts(LOOK_MS);
