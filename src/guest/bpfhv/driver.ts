@@ -77,12 +77,12 @@ export class BpfhvDriver {
     thread.onEvent = event => this.#onEvent(event as DriverEvent);
     thread.onFailure = error => this.#log('error', `the guest driver's worker failed: ${error.message}`);
     options.transport.onChange = () => this.#wake();
-    options.netdev.setCarrier?.(false);
   }
 
   /** Starts the driver's worker. The interface is down at first: see `setInterfaceUp`. */
   static async start(options: DriverOptions): Promise<BpfhvDriver> {
     const { window, arena, netdev } = options;
+    netdev.setCarrier?.(false);
     const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)];
     const data: DriverLoopData = {
       netdev: netdev.descriptor,
@@ -141,22 +141,24 @@ export class BpfhvDriver {
 
   #wake(): void {
     this.#again = true;
-    this.#work ??= this.#reconcileAll().finally(() => {
-      this.#work = null;
-    });
+    this.#work ??= this.#reconcileAll();
   }
 
   async #reconcileAll(): Promise<void> {
-    while (this.#again) {
-      this.#again = false;
-      try {
-        await this.#reconcile();
-      } catch (error) {
-        // The contract can't be taken, or the device went away in the middle: stand still until something changes.
-        this.#broken = this.#options.transport.present;
-        this.#log('error', (error as Error).message);
-        await this.#detach();
+    try {
+      while (this.#again) {
+        this.#again = false;
+        try {
+          await this.#reconcile();
+        } catch (error) {
+          // The contract can't be taken, or the device went away in the middle: stand still until something changes.
+          this.#broken = this.#options.transport.present;
+          this.#log('error', (error as Error).message);
+          await this.#detach();
+        }
       }
+    } finally {
+      this.#work = null; // in one breath with the last look at #again: no wake-up may fall in between
     }
   }
 
