@@ -52,7 +52,8 @@ export function guestCommand() {
         spin: options.spin ?? false,
         log,
         onMac: address => {
-          if (tap) tap.tap.mac = address;
+          // An interface forgets its neighbours when its address is set, even to the same one.
+          if (tap && !address.every((octet, i) => octet === tap.tap.mac[i])) tap.tap.mac = address;
         },
       });
       const removePidfile = writePidfile(options.pidfile);
