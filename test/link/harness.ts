@@ -95,13 +95,16 @@ export class Link {
 
   /** The guest's interface exists, is configured and has a carrier. */
   async guestReady(): Promise<void> {
-    await this.#interfaceExists(this.guestEnd, this.guest);
+    const { mac, interface: name } = this.guestEnd;
+    // A TAP is born with an address of its own, and with a carrier. The driver sets both right once it has seen the NIC.
+    await this.#when(this.guestEnd, `${name} to be the NIC`, link => link?.mac === mac);
     setUp(this.guestEnd, this.hostEnd);
     await this.carrier(true);
   }
 
   async serveReady(): Promise<void> {
-    await this.#interfaceExists(this.hostEnd, this.serve);
+    const { mac, interface: name } = this.hostEnd;
+    await this.#when(this.hostEnd, `${name} to exist`, link => link?.mac === mac, this.serve);
     setUp(this.hostEnd, this.guestEnd);
   }
 
@@ -112,21 +115,18 @@ export class Link {
     return flow;
   }
 
-  /** Waits for the carrier of the guest's interface, and for the NIC's address on it when it is to be up. */
+  /** Waits for the carrier of the guest's interface. */
   async carrier(up: boolean): Promise<void> {
-    const { mac } = this.guestEnd;
     const what = `gst0 to have ${up ? 'a' : 'no'} carrier`;
-    // A TAP is born with a carrier; it has the NIC's address once the driver has seen the NIC.
-    const is = (link: LinkInfo) => link.carrier === up && (!up || link.mac === mac);
-    await this.#when(this.guestEnd, what, link => link !== null && is(link));
-    // An interface forgets its neighbours when it is set down, and when its address is set.
-    if (up) introduce(this.guestEnd, this.hostEnd);
+    await this.#when(this.guestEnd, what, link => link?.carrier === up);
   }
 
   /** The guest's interface is set down, or up again. Resolves when the device and the carrier have followed. */
   async setInterface(up: boolean): Promise<void> {
     const { interface: name, netns } = this.guestEnd;
     const after = this.guest.stderr.length;
+    // A permanent neighbour does not survive an interface that is set down.
+    if (up) introduce(this.guestEnd, this.hostEnd);
     changeLink(name, { up }, netns);
     if (up) return this.carrier(true);
     // The kernel does not tell of the carrier of an interface that is down; the driver does.
@@ -154,10 +154,6 @@ export class Link {
     const program = new Program(words);
     this.#programs.push(program);
     return program;
-  }
-
-  #interfaceExists(end: End, owner: Program): Promise<void> {
-    return this.#when(end, `${end.interface} to exist`, link => link !== null, owner);
   }
 
   /** Waits for a state of an end's interface, as long as the process lives that has to bring it about. */
@@ -189,13 +185,13 @@ function makeEnd(name: string, ip: string, mac: string): End {
   return { netns, path: `/proc/${process.pid}/fd/${netns.fd}`, interface: name, ip, mac };
 }
 
+/** Everything in an order in which nobody on the cable ever has to ask who has which address. */
 function setUp(end: End, other: End): void {
+  introduce(end, other);
   addAddress(end.interface, `${end.ip}/24`, end.netns);
   changeLink(end.interface, { up: true }, end.netns);
-  introduce(end, other);
 }
 
-/** No questions on the cable who has which address: what travels is what the test sends. */
 function introduce(end: End, other: End): void {
   setNeighbour(end.interface, other.ip, other.mac, end.netns);
 }

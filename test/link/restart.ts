@@ -52,9 +52,9 @@ export async function guestRestarts(link: Link, times: number): Promise<void> {
 
 /** What arrived must have been right, whatever was lost meanwhile. */
 export async function endFlow(flow: UdpFlow): Promise<void> {
-  const { got } = await flow.stop();
-  assert.ok(got.packets > 0);
-  assert.deepEqual({ corrupt: got.corrupt, disordered: got.disordered }, { corrupt: 0, disordered: 0 });
+  const { packets, corrupt, repeated, late } = (await flow.stop()).got;
+  assert.ok(packets > 0);
+  assert.deepEqual({ corrupt, repeated, late }, { corrupt: 0, repeated: 0, late: 0 });
 }
 
 /** The driver says when a stop leaves buffers with the device. */

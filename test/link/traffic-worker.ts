@@ -98,7 +98,9 @@ function receiveUdp(own: OwnedFd, { port, seed, count }: Task & { role: 'udp-rec
   let packets = 0;
   let bytes = 0;
   let corrupt = 0;
-  let disordered = 0;
+  let repeated = 0;
+  let late = 0;
+  const seen = new Set<number>(); // of the latest few thousand
   let last = -1;
   let first = 0;
   let latest = 0;
@@ -120,8 +122,11 @@ function receiveUdp(own: OwnedFd, { port, seed, count }: Task & { role: 'udp-rec
       const length = batch.length(i);
       const n = content.readDatagram(datagrams.subarray(i * 2048, i * 2048 + length));
       if (n < 0) corrupt++;
-      else if (n <= last) disordered++;
-      else last = n;
+      else if (n > last) last = n;
+      else if (seen.has(n)) repeated++;
+      else late++;
+      seen.add(n);
+      seen.delete(n - 8192);
       bytes += length;
     }
     packets += got;
@@ -129,7 +134,7 @@ function receiveUdp(own: OwnedFd, { port, seed, count }: Task & { role: 'udp-rec
     Atomics.notify(counters, SHARED.RECEIVED);
   }
   socket.close();
-  return { packets, bytes, corrupt, disordered, seconds: (latest - first) / 1000 };
+  return { packets, bytes, corrupt, repeated, late, seconds: (latest - first) / 1000 };
 }
 
 function sendTcp(own: OwnedFd, { to, port, seed, bytes }: Task & { role: 'tcp-send' }): Transfer {

@@ -22,8 +22,10 @@ export interface Tally {
   readonly bytes: number;
   /** Datagrams that were not, byte for byte, what was sent. */
   readonly corrupt: number;
-  /** Datagrams with a number that is not beyond all earlier ones: late, or twice. */
-  readonly disordered: number;
+  /** Datagrams that came once more. */
+  readonly repeated: number;
+  /** Datagrams whose number is not beyond all earlier ones. */
+  readonly late: number;
   /** From the first to the last, seconds. */
   readonly seconds: number;
 }

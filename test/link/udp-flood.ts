@@ -20,14 +20,14 @@ export async function udpFlood(link: Link, t: TestContext, count: number, pps: n
     const flow = await link.flow(from, to, { seed, count, window: WINDOW });
     const { sent, got } = await flow.finished();
     const rate = Math.round(got.packets / got.seconds);
-    const { packets, bytes, corrupt, disordered } = got;
+    const { packets, bytes, corrupt, repeated, late } = got;
     const others = cpu.others();
     const megabits = Math.round((bytes * 8) / got.seconds / 1e6);
     const each = ((cpu.seconds() / packets) * 1e6).toFixed(1);
     t.diagnostic(`${way}: ${packets} packets, ${rate} a second, ${megabits} Mbit/s, ${each} us of CPU each`);
     assert.deepEqual(
-      { packets, bytes, corrupt, disordered },
-      { packets: count, bytes: sent.bytes, corrupt: 0, disordered: 0 },
+      { packets, bytes, corrupt, repeated, late },
+      { packets: count, bytes: sent.bytes, corrupt: 0, repeated: 0, late: 0 },
       way,
     );
     if (others <= MOST_FOR_OTHERS) assert.ok(rate >= pps, `${way}: ${rate} packets a second, ${pps} are due`);
