@@ -10,14 +10,12 @@
  */
 import * as L from './layout';
 
-@inline
 export function clear(batch: usize): void {
   store<u32>(batch, 0, L.BATCH_COUNT);
   store<u32>(batch, 0, L.BATCH_IOV_USED);
 }
 
 /** True while one more frame of up to `buffers` buffers fits. */
-@inline
 export function hasRoom(batch: usize, buffers: u32): bool {
   return (
     load<u32>(batch, L.BATCH_COUNT) < load<u32>(batch, L.BATCH_CAPACITY) &&
@@ -25,13 +23,11 @@ export function hasRoom(batch: usize, buffers: u32): bool {
   );
 }
 
-@inline
 export function frameAt(batch: usize, index: u32): usize {
   return <usize>load<u32>(batch, L.BATCH_FRAMES) + <usize>index * L.FRAME_SIZE;
 }
 
 /** Begins a frame with a cleared virtio-net header and no payload; it counts only after `endFrame`. The caller has asked `hasRoom`. */
-@inline
 export function beginFrame(batch: usize): usize {
   const index = load<u32>(batch, L.BATCH_COUNT);
   const frame = frameAt(batch, index);
@@ -52,19 +48,17 @@ export function beginFrame(batch: usize): usize {
 }
 
 /** Appends a buffer of `length` bytes: `flat` for the kernel, `window` for us. */
-@inline
 export function addBuffer(frame: usize, flat: u64, window: usize, length: u32): void {
   const n = load<u32>(frame, L.FRAME_IOVS);
   const iov = <usize>load<u32>(frame, L.FRAME_IOV) + <usize>n * L.IOVEC_SIZE;
   store<u64>(iov, flat, L.IOVEC_BASE);
   store<u64>(iov, <u64>length, L.IOVEC_LENGTH);
-  store<u32>(<usize>load<u32>(frame, L.FRAME_WIN) + (<usize>(n - 1) << 2), <u32>window);
+  store<u32>(<usize>load<u32>(frame, L.FRAME_WIN) + ((<usize>(n - 1)) << 2), <u32>window);
   store<u32>(frame, n + 1, L.FRAME_IOVS);
   store<u32>(frame, load<u32>(frame, L.FRAME_LENGTH) + length, L.FRAME_LENGTH);
 }
 
 /** Ends a frame that goes out. `end` is the ring's index behind it. */
-@inline
 export function endFrame(batch: usize, frame: usize, end: u32): void {
   store<u32>(frame, end, L.FRAME_END);
   store<u32>(batch, load<u32>(batch, L.BATCH_IOV_USED) + load<u32>(frame, L.FRAME_IOVS), L.BATCH_IOV_USED);
@@ -72,7 +66,6 @@ export function endFrame(batch: usize, frame: usize, end: u32): void {
 }
 
 /** Ends a frame that waits to be filled: what was added so far is its room, and the spill stands behind it. */
-@inline
 export function endRoom(batch: usize, frame: usize, end: u32): void {
   const n = load<u32>(frame, L.FRAME_IOVS);
   const iov = <usize>load<u32>(frame, L.FRAME_IOV) + <usize>n * L.IOVEC_SIZE;
@@ -84,7 +77,6 @@ export function endRoom(batch: usize, frame: usize, end: u32): void {
 }
 
 /** Adds to a u64 counter. */
-@inline
 export function count(stats: usize, counter: usize, n: u64): void {
   store<u64>(stats + counter, load<u64>(stats + counter) + n);
 }

@@ -25,7 +25,6 @@ let activeFrame: usize = 0; // 0 while no packet is at hand
 let delivered: u32 = 0; // calls of rx_pkt_alloc in this rxc
 
 /** A program of this queue is about to run; what helpers may touch is what is given here. */
-@inline
 function enter(driver: usize, batch: usize): void {
   activeDriver = driver;
   activeBatch = batch;
@@ -37,7 +36,7 @@ export function driver_reset(driver: usize, buffers: u32): void {
   const free = <usize>load<u32>(driver, L.DRIVER_FREE);
   const owner = <usize>load<u32>(driver, L.DRIVER_OWNER);
   for (let i: u32 = 0; i < buffers; i++) {
-    store<u32>(free + (<usize>i << 2), buffers - 1 - i);
+    store<u32>(free + ((<usize>i) << 2), buffers - 1 - i);
     store<u8>(owner + i, L.OWNER_FREE);
   }
   store<u32>(driver, buffers, L.DRIVER_FREE_COUNT);
@@ -56,7 +55,7 @@ export function driver_tx_room(driver: usize, batch: usize, want: u32): u32 {
   const base = load<u64>(batch, L.BATCH_BASE);
   const room = load<u32>(driver, L.DRIVER_ROOM);
   for (let i: u32 = 0; i < n && hasRoom(batch, 1); i++) {
-    const index = load<u32>(free + (<usize>(freeCount - 1 - i) << 2));
+    const index = load<u32>(free + ((<usize>(freeCount - 1 - i)) << 2));
     const window = bufferAt(driver, index);
     const frame = beginFrame(batch);
     addBuffer(frame, base + window, window, room);
@@ -130,7 +129,7 @@ export function driver_rx_refill(driver: usize): i32 {
     const n = min(<u32>L.CTX_MAX_BUFS, min(freeCount, load<u32>(driver, L.DRIVER_NUM) - posted));
     if (n == 0) break;
     for (let i: u32 = 0; i < n; i++) {
-      const index = load<u32>(free + (<usize>(freeCount - 1 - i) << 2));
+      const index = load<u32>(free + ((<usize>(freeCount - 1 - i)) << 2));
       setBuffer(context, i, index, gpa + <u64>index * stride, bufferAt(driver, index), room);
       store<u8>(owner + index, L.OWNER_DEVICE);
     }
@@ -176,7 +175,7 @@ export function driver_rx_release(driver: usize, batch: usize): void {
     const win = <usize>load<u32>(frame, L.FRAME_WIN);
     const segments = load<u32>(frame, L.FRAME_IOVS) - 1;
     for (let s: u32 = 0; s < segments; s++) {
-      setFree(driver, (load<u32>(win + (<usize>s << 2)) - buffers) / stride);
+      setFree(driver, (load<u32>(win + ((<usize>s) << 2)) - buffers) / stride);
     }
     bytes += load<u32>(frame, L.FRAME_LENGTH);
     used += segments;
@@ -247,7 +246,8 @@ export function helper_rx_pkt_alloc(context: u64): i64 {
     const buf = at + L.CTX_BUFS + <usize>i * L.BUF_SIZE;
     const cookie = load<u64>(buf, L.BUF_COOKIE);
     const length = load<u32>(buf, L.BUF_LEN);
-    if (cookie >= buffers || length > room || load<u8>(owner + <usize>cookie) != L.OWNER_DEVICE) return refuse();
+    if (cookie >= buffers || length > room || load<u8>(owner + <usize>cookie) != L.OWNER_DEVICE)
+      return refuse();
     store<u8>(owner + <usize>cookie, L.OWNER_DRIVER);
     store<u32>(driver, load<u32>(driver, L.DRIVER_POSTED) - 1, L.DRIVER_POSTED);
     const window = bufferAt(driver, <u32>cookie);
@@ -308,7 +308,6 @@ export function helper_dma_unmap(_context: u64, _vaddr: u64, _length: u64, _padd
   return 0;
 }
 
-@inline
 function activeHeader(): usize {
   return <usize>load<u32>(activeFrame, L.FRAME_HEADER);
 }
@@ -318,12 +317,10 @@ function refuse(): i64 {
   return EINVAL;
 }
 
-@inline
 function bufferAt(driver: usize, index: u32): usize {
   return <usize>load<u32>(driver, L.DRIVER_BUFFERS) + <usize>index * load<u32>(driver, L.DRIVER_STRIDE);
 }
 
-@inline
 function setBuffer(context: usize, i: u32, cookie: u32, paddr: u64, vaddr: usize, length: u32): void {
   const buf = context + L.CTX_BUFS + <usize>i * L.BUF_SIZE;
   store<u64>(buf, cookie, L.BUF_COOKIE);
@@ -347,10 +344,9 @@ function takeBack(driver: usize, context: usize): bool {
   return true;
 }
 
-@inline
 function setFree(driver: usize, index: u32): void {
   const freeCount = load<u32>(driver, L.DRIVER_FREE_COUNT);
-  store<u32>(<usize>load<u32>(driver, L.DRIVER_FREE) + (<usize>freeCount << 2), index);
+  store<u32>(<usize>load<u32>(driver, L.DRIVER_FREE) + ((<usize>freeCount) << 2), index);
   store<u32>(driver, freeCount + 1, L.DRIVER_FREE_COUNT);
   store<u8>(<usize>load<u32>(driver, L.DRIVER_OWNER) + index, L.OWNER_FREE);
 }
@@ -361,7 +357,6 @@ function fault(driver: usize, reason: u32): i32 {
   return -1;
 }
 
-@inline
 function account(driver: usize, packets: u32, bytes: u64, buffers: u32): void {
   const stats = driver + L.DRIVER_STATS;
   count(stats, L.STAT_PACKETS, packets);

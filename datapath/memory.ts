@@ -34,12 +34,10 @@ export function windowAddress(table: usize, hint: usize, gpa: u64, length: u64):
   return window == 0 ? 0 : window + <usize>(gpa - load<u64>(region, L.REGION_GPA));
 }
 
-@inline
 function entry(table: usize, index: u32): usize {
   return table + L.REGIONS_HEAD + <usize>index * L.REGION_SIZE;
 }
 
-@inline
 function holds(region: usize, gpa: u64, length: u64): bool {
   const offset = gpa - load<u64>(region, L.REGION_GPA); // below the start: wraps to a huge number, and is refused
   const size = load<u64>(region, L.REGION_LENGTH);

@@ -145,7 +145,12 @@ function gather(queue: usize, batch: usize, budget: u32, receive: bool): u32 {
     const offset = gpa - load<u64>(region, L.REGION_GPA);
     const window = <usize>load<u32>(region, L.REGION_WINDOW);
     const frame = beginFrame(batch);
-    addBuffer(frame, load<u64>(region, L.REGION_FLAT) + offset, window == 0 ? 0 : window + <usize>offset, receive ? min(length, most) : length);
+    addBuffer(
+      frame,
+      load<u64>(region, L.REGION_FLAT) + offset,
+      window == 0 ? 0 : window + <usize>offset,
+      receive ? min(length, most) : length,
+    );
     if (receive) endRoom(batch, frame, index);
     else endFrame(batch, frame, index);
   }
@@ -154,18 +159,15 @@ function gather(queue: usize, batch: usize, budget: u32, receive: bool): u32 {
 }
 
 /** The index behind the n-th frame, and behind bad descriptors that follow the last one. */
-@inline
 function endOf(queue: usize, batch: usize, n: u32): u32 {
   if (n == load<u32>(batch, L.BATCH_COUNT)) return load<u32>(queue, L.QUEUE_SEEN);
   return n == 0 ? load<u32>(queue, L.QUEUE_CONS) : load<u32>(frameAt(batch, n - 1), L.FRAME_END);
 }
 
-@inline
 function setLength(ring: usize, slot: u32, length: u32): void {
   store<u32>(ring + DESCRIPTORS + <usize>slot * DESC_SIZE, length, DESC_LEN);
 }
 
-@inline
 function account(queue: usize, packets: u32, bytes: u64, buffers: u32): void {
   const stats = queue + L.QUEUE_STATS;
   count(stats, L.STAT_PACKETS, packets);

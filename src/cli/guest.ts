@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { Command, Option } from '@commander-js/extra-typings';
 import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
-import { keepConnected, socketChannel } from '../control/bpfhv-proxy/index.js';
+import { type Channel, keepConnected, socketChannel } from '../control/bpfhv-proxy/index.js';
 import { BpfhvDriver } from '../guest/bpfhv/driver.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
@@ -73,10 +73,7 @@ export function guestCommand() {
         device.close();
         hangUp.abort();
       });
-      const session = async (channel: Parameters<ProxyDevice['serve']>[0]): Promise<boolean> => {
-        await device.serve(channel);
-        return true;
-      };
+      const session = (channel: Channel): Promise<boolean> => device.serve(channel);
       try {
         const inherited = inheritedSocket(options.bpfhvProxy);
         if (inherited) {

@@ -17,6 +17,8 @@ const COMMANDS: ReadonlyMap<string, () => Promise<CommandUnknownOpts>> = new Map
   ['bench', async () => (await import('./bench.js')).benchCommand() as CommandUnknownOpts],
 ]);
 
+const NO_COMMAND = 'no command given: `polynic demo` shows what this is, `polynic --help` lists the commands';
+
 /** Runs the command that `argv` (as process.argv) names, and sets the process's exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
   const debug = argv.includes('--debug');
@@ -43,6 +45,7 @@ export async function main(argv: readonly string[]): Promise<void> {
 /** One line on stderr. Returns the exit code. */
 function report(error: Error & { code?: string }, debug: boolean): number {
   if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
+  if (error instanceof CommanderError && error.code === 'commander.help') error.message = NO_COMMAND;
   const usage = error instanceof CommanderError || USAGE_CODES.has(error.code ?? '');
   const text = debug ? (error.stack ?? error.message) : error.message.split('\n')[0];
   console.error(`polynic: ${text?.replace(/^error: /, '')}`);

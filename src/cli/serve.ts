@@ -1,6 +1,12 @@
 /** `polynic serve`: a NIC backend for one guest. */
 import { Command, Option } from '@commander-js/extra-typings';
-import { ConnectionSlot, keepConnected, serveBackend, socketChannel } from '../control/bpfhv-proxy/index.js';
+import {
+  type Channel,
+  ConnectionSlot,
+  keepConnected,
+  serveBackend,
+  socketChannel,
+} from '../control/bpfhv-proxy/index.js';
 import { UnixListener } from '../linux/unix-listener.js';
 import { connectUnix } from '../linux/unix-socket.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS, Nic } from '../nic/nic.js';
@@ -79,14 +85,16 @@ export function serveCommand() {
         await nic.disable('rx');
         hangUp.abort();
       });
-      const session = async (channel: Parameters<typeof serveBackend>[0]): Promise<boolean> => {
+      const session = async (channel: Channel): Promise<boolean> => {
         log('info', 'hypervisor connected');
-        const { requests, error } = await serveBackend(channel, nic, {
+        const { requests, refused, error } = await serveBackend(channel, nic, {
           signal: hangUp.signal,
           onRefused: (request, reason) => log('warn', `${request} refused: ${reason.message}`),
         });
-        log(error ? 'warn' : 'info', error ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
-        return requests > 0;
+        const lost = error !== null && !hangUp.signal.aborted;
+        log(lost ? 'warn' : 'info', lost ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
+        // One whom we could not serve is no reason to be back at once.
+        return requests > 0 && refused === 0;
       };
       try {
         const inherited = inheritedSocket(options.bpfhvProxy);
@@ -117,7 +125,7 @@ export function serveCommand() {
     });
 }
 
-type Session = (channel: Parameters<typeof serveBackend>[0]) => Promise<boolean>;
+type Session = (channel: Channel) => Promise<boolean>;
 
 /** Serves who connects, one at a time, until the signal aborts. */
 export async function listen(path: string, session: Session, signal: AbortSignal): Promise<void> {

@@ -83,8 +83,9 @@ export class ProxyDevice implements BpfhvTransport {
     return this.#irqs[queue]!.fd;
   }
 
-  /** One backend's connection, from its first message to its end. Resolves when it is over. */
-  async serve(channel: Channel): Promise<void> {
+  /** One backend's connection, from its first message to its end. Resolves when it is over: with whether it was of use. */
+  async serve(channel: Channel): Promise<boolean> {
+    let useful = false;
     const frontend = new ProxyFrontend(channel, { onRefusal: 'keep' });
     try {
       this.#contract = await this.#introduce(frontend);
@@ -93,6 +94,7 @@ export class ProxyDevice implements BpfhvTransport {
       this.#features = this.#contract.features;
       this.#contexts.fill(0n);
       this.#log('info', 'backend connected');
+      useful = true;
       this.onChange();
       const reason = await frontend.closed;
       this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
@@ -104,6 +106,7 @@ export class ProxyDevice implements BpfhvTransport {
     this.#contract = null;
     this.#status = 0;
     this.onChange();
+    return useful;
   }
 
   async read(register: number): Promise<number> {

@@ -26,7 +26,7 @@ export interface BpfhvTransport {
 /** A device, or what it offers, that the driver can't work with. */
 export class DriverError extends Error {
   override readonly name = 'DriverError';
-  readonly code: 'DRIVER_DEVICE' | 'DRIVER_PROGRAM' | 'DRIVER_GONE' | 'DRIVER_REFUSED';
+  readonly code: 'DRIVER_DEVICE' | 'DRIVER_PROGRAM';
 
   constructor(code: DriverError['code'], message: string, options?: ErrorOptions) {
     super(message, options);
