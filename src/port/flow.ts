@@ -1,7 +1,7 @@
 /**
  * source and sink: ports without a kernel, for measuring and for tests. Both read and write frames in the datapath module.
  *
- *   source[:len=60]   hands out numbered frames as fast as they are taken, and swallows what it is given
+ *   source[:len=60]   hands out numbered frames as fast as they are taken, and swallows what it is given, with a count of its own
  *   sink              swallows frames, reading every byte and checking their numbers; hands out none
  */
 import * as L from '../../datapath/layout.js';
@@ -22,6 +22,9 @@ import {
 const MIN_LENGTH = L.SOURCE_MIN_LENGTH;
 const MAX_LENGTH = 1518;
 
+/** Behind a source's state: what it swallows is numbered by somebody else. */
+const SWALLOWED = L.PORT_SIZE;
+
 export interface FlowCounters {
   /** The number that comes next. */
   readonly sequence: number;
@@ -36,7 +39,7 @@ export function readFlow(window: Window, state: number): FlowCounters {
 }
 
 function open(kind: string, length: number, { window, arena }: PortHost): PortHandle {
-  const state = arena.allocate(L.PORT_SIZE);
+  const state = arena.allocate(SWALLOWED + L.FLOW_SIZE);
   return {
     descriptor: { kind, name: kind, state, fds: [], options: { length } },
     counters: () => readCounters(window, state),
@@ -46,11 +49,12 @@ function open(kind: string, length: number, { window, arena }: PortHost): PortHa
 
 function attach({ state, options }: PortDescriptor, { window, calls }: PortWorker): Port {
   const length = options.length as number;
+  const swallowed = length === 0 ? state : state + SWALLOWED;
   return {
     fd: -1,
     exhausted: length === 0,
     put(batch: Batch): number {
-      const n = calls.sink_drain(state, batch.address);
+      const n = calls.sink_drain(swallowed, batch.address);
       add(window, state, L.PORT_SENT, n);
       return n;
     },
