@@ -10,7 +10,7 @@ import { addLeaks, type DemoReport, emptyReport } from '../demo/report.js';
 import { heldHere } from '../demo/run.js';
 import { runTraffic } from '../demo/traffic-run.js';
 import { LinuxError } from '../linux/errors.js';
-import { enteredUserNamespace, reexecInUserNamespace } from '../linux/process.js';
+import { enteredUserNamespace, getAffinity, reexecInUserNamespace } from '../linux/process.js';
 import { deviceTypeNames } from '../ring/registry.js';
 import { untilStopped, wholeNumber } from './host.js';
 
@@ -83,7 +83,10 @@ function userNamespaceRefusal(): string | null {
 }
 
 function introduce(display: Display, { device, spin }: DemoReport, what: string): void {
-  display.line(`polynic demo: device ${device}, ${spin ? 'spinning' : 'poll mode'}`);
+  const cpus = getAffinity().length;
+  display.line(
+    `polynic demo: device ${device}, ${spin ? 'spinning' : 'poll mode'}, ${cpus} CPU${cpus === 1 ? '' : 's'}`,
+  );
   display.line(`  ${what}`);
   display.line();
   display.heading();
@@ -98,7 +101,7 @@ function conclude(display: Display, report: DemoReport): void {
     }
   }
   display.line();
-  if (report.failures.length === 0) {
-    display.line('  Nothing lost, nothing corrupted; every descriptor, mapping and buffer was given back.');
-  }
+  if (report.failures.length > 0) return; // the line on stderr says it
+  const fine = report.link === 'tap' ? 'Nothing lost, nothing corrupted' : 'No frame lost';
+  display.line(`  ${fine}; every descriptor, mapping and buffer was given back.`);
 }

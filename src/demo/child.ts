@@ -77,19 +77,22 @@ export class Child {
     this.#stopping = true;
   }
 
-  /** Ends it in good order. Returns what it could not give back. Throws DemoError when it does not end, or ends badly. */
-  async stop(): Promise<Leaks> {
+  /** Tells it to end in good order, and waits as `end` does. */
+  stop(): Promise<Leaks> {
     this.expectEnd();
     this.#process.kill('SIGTERM');
+    return this.end();
+  }
+
+  /** Waits for its end. Returns what it could not give back. Throws DemoError when it does not end, or ends badly. */
+  async end(): Promise<Leaks> {
+    this.expectEnd();
     const timer = setTimeout(() => this.#process.kill('SIGKILL'), END_LIMIT_MS);
     const how = await this.#exited;
     clearTimeout(timer);
-    if (this.#left === null || how !== 'exit code 0') {
-      throw new DemoError(
-        `the ${this.name} process ended badly (${how}): ${this.complaints.at(-1) ?? 'no message'}`,
-      );
-    }
-    return this.#left;
+    if (this.#left !== null && how === 'exit code 0') return this.#left;
+    const message = this.complaints.at(-1) ?? 'no message';
+    throw new DemoError(`the ${this.name} process ended badly (${how}): ${message}`);
   }
 
   #hear(line: string): void {

@@ -58,6 +58,11 @@ export function gbits(bytesPerSecond: number): string {
   return `${((bytesPerSecond * 8) / 1e9).toFixed(2)} Gbit/s`;
 }
 
+/** `86 us`, `2.7 ms` */
+export function duration(microseconds: number): string {
+  return microseconds < 1000 ? `${microseconds.toFixed(0)} us` : `${(microseconds / 1000).toFixed(1)} ms`;
+}
+
 /** `12 345`, `12.3 M` */
 export function thousands(value: number): string {
   if (value >= 9_999_500) return `${(value / 1e6).toFixed(1)} M`;
@@ -71,7 +76,7 @@ function row(
   result: string,
   [packets = '', kicks = '', interrupts = '']: readonly string[],
 ): string {
-  const text = `  ${name.padEnd(19)}${result.padEnd(30)}${packets.padStart(9)}${kicks.padStart(10)}${interrupts.padStart(12)}`;
+  const text = `  ${name.padEnd(22)}${result.padEnd(28)}${packets.padStart(9)}${kicks.padStart(10)}${interrupts.padStart(12)}`;
   return text.trimEnd();
 }
 

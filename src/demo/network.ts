@@ -8,17 +8,18 @@
  * ```
  * The namespaces have no names. Descriptors of this process, and of sockets and TAPs in them, are all that keeps them alive.
  */
-import { isErrno } from '../linux/errors.js';
+import { LinuxError } from '../linux/errors.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { changeLink, type LinkInfo } from '../linux/link.js';
 import { monitorLink } from '../linux/link-monitor.js';
 import { createNetns } from '../linux/netns.js';
 import { addAddress } from '../linux/route.js';
-import { silenceIpv6 } from '../linux/sysctl.js';
+import { silenceIpv6, writeSysctl } from '../linux/sysctl.js';
 import { openTap } from '../linux/tun.js';
 import { DemoError } from './errors.js';
 
-const CARRIER_LIMIT_MS = 10_000;
+/** Longer than the handshake's own limits, so that those explain what went wrong. */
+const CARRIER_LIMIT_MS = 15_000;
 
 /** One of the two machines. */
 export interface Machine {
@@ -70,14 +71,20 @@ export class Network {
 
 function machine(name: Machine['name'], interfaceName: string, ip: string): Machine {
   const netns = createNetns(`${name}'s namespace`);
-  try {
-    silenceIpv6(netns);
-  } catch (error) {
-    // Where /proc/sys can't be written, a few packets of IPv6 cross the NIC as well.
-    if (!isErrno(error, 'EROFS', 'EACCES', 'EPERM')) throw error;
-  }
   const port = `tap:${interfaceName},netns=/proc/${process.pid}/fd/${netns.fd}`;
+  settle(() => silenceIpv6(netns));
+  // BBR takes processors that are busy elsewhere for a slow network, and stays slow.
+  settle(() => writeSysctl('net/ipv4/tcp_congestion_control', 'cubic', netns));
   return { name, interfaceName, ip, netns, port };
+}
+
+/** Changes a setting where that can be: /proc/sys may be read-only, the kernel may lack the feature. The demo works without. */
+function settle(change: () => void): void {
+  try {
+    change();
+  } catch (error) {
+    if (!(error instanceof LinuxError)) throw error;
+  }
 }
 
 /** Whoever may make namespaces may still not be allowed to open /dev/net/tun. */
@@ -92,20 +99,22 @@ async function until(
   reached: (link: LinkInfo | null) => boolean,
   signal: AbortSignal,
 ): Promise<void> {
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(CARRIER_LIMIT_MS)]);
-  let look: (link: LinkInfo | null) => void = () => {};
-  const there = new Promise<void>((resolve, reject) => {
-    look = link => reached(link) && resolve();
-    limit.addEventListener('abort', () => reject(limit.reason));
-    if (limit.aborted) reject(limit.reason);
+  signal.throwIfAborted();
+  let settle: (error?: Error) => void = () => {};
+  const settled = new Promise<void>((resolve, reject) => {
+    settle = error => (error ? reject(error) : resolve());
   });
-  const monitor = monitorLink(name, netns, link => look(link));
+  const abort = () => settle(signal.reason);
+  const late = () =>
+    settle(new DemoError(`interface ${name} was not ready after ${CARRIER_LIMIT_MS / 1000} s`));
+  signal.addEventListener('abort', abort);
+  const timer = setTimeout(late, CARRIER_LIMIT_MS);
+  const monitor = monitorLink(name, netns, link => reached(link) && settle());
   try {
-    await there;
-  } catch (reason) {
-    if (signal.aborted) throw reason;
-    throw new DemoError(`interface ${name} was not ready after ${CARRIER_LIMIT_MS / 1000} s`);
+    await settled;
   } finally {
     monitor.close();
+    clearTimeout(timer);
+    signal.removeEventListener('abort', abort);
   }
 }

@@ -34,22 +34,29 @@ export interface Phase<T> {
 export class Run {
   readonly pair: NicPair;
   readonly #options: RunOptions;
-  readonly #broken: Promise<never>;
+  readonly #stop = new AbortController();
+  readonly #stopped: Promise<never>;
 
   constructor(options: RunOptions, ports: Pick<NicPairOptions, 'netdev' | 'port'>) {
     const { signal } = options;
     this.#options = options;
     signal.throwIfAborted();
     this.pair = new NicPair({ ...options, ...ports });
-    const aborted = new Promise<never>((_, reject) => {
-      signal.addEventListener('abort', () => reject(signal.reason));
+    this.#stopped = new Promise((_, reject) => {
+      this.signal.addEventListener('abort', () => reject(this.signal.reason));
     });
-    this.#broken = Promise.race([this.pair.broken, aborted]);
-    this.#broken.catch(() => {});
+    this.#stopped.catch(() => {}); // whoever waits for something races it
+    signal.addEventListener('abort', () => this.#stop.abort(signal.reason));
+    this.pair.broken.catch(error => this.#stop.abort(error));
+  }
+
+  /** Aborts, with the reason, when nothing more can come. */
+  get signal(): AbortSignal {
+    return this.#stop.signal;
   }
 
   during<T>(work: Promise<T>): Promise<T> {
-    return Promise.race([work, this.#broken]);
+    return Promise.race([work, this.#stopped]);
   }
 
   async phase<T>({ title, key, rate, work, words }: Phase<T>): Promise<{ result: T; crossing: Crossing }> {

@@ -1,5 +1,5 @@
 /** The demo proper: real traffic between the kernels' sockets in two network namespaces. */
-import { gbits, thousands } from './display.js';
+import { duration, gbits, thousands } from './display.js';
 import type { Machine, Network } from './network.js';
 import { addLeaks, rounded } from './report.js';
 import { meter, Run, type RunOptions } from './run.js';
@@ -21,7 +21,7 @@ export async function runTraffic(network: Network, options: RunOptions): Promise
   const traffic = new Traffic(run, network, options);
   let failure: unknown = null;
   try {
-    await run.during(network.bringUp(options.signal));
+    await network.bringUp(run.signal);
     await traffic.start();
     await traffic.ping();
     await traffic.tcp('guest_to_host');
@@ -64,7 +64,8 @@ class Traffic {
       key: 'ping',
       rate: () => `${this.#amount(RECEIVED)} answered`,
       work: () => this.#ends.get(guest)!.work({ op: 'ping', to: host.ip, forMs }).result,
-      words: ({ rtt_us }) => (rtt_us ? `p50 ${rtt_us.p50} us, p99 ${rtt_us.p99} us` : 'no answer'),
+      words: ({ rtt_us }) =>
+        rtt_us ? `p50 ${duration(rtt_us.p50)}, p99 ${duration(rtt_us.p99)}` : 'no answer',
     });
     report.ping = result;
     const { sent, received } = result;
@@ -77,6 +78,7 @@ class Traffic {
     const [from, to] = direction === 'guest_to_host' ? [guest, host] : [host, guest];
     const title = `TCP ${from.name} to ${to.name}`;
     const at = { ip: to.ip, port: TCP_PORT };
+    this.#shared.reset();
     const live = meter(() => this.#amount(RECEIVED));
     const { result } = await this.#run.phase({
       title,
@@ -96,6 +98,7 @@ class Traffic {
     const { guest, host } = this.#network;
     const { report } = this.#options;
     const at = { ip: host.ip, port: UDP_PORT };
+    this.#shared.reset();
     const live = meter(() => this.#amount(RECEIVED));
     const { result } = await this.#run.phase({
       title: 'UDP guest to host',
@@ -129,7 +132,6 @@ class Traffic {
 
   /** One end receives, the other one sends as soon as that is possible. */
   async #flow<R extends Work, S extends Work>(to: Machine, receive: R, from: Machine, send: S) {
-    this.#shared.reset();
     const receiving = this.#ends.get(to)!.work(receive);
     await receiving.ready;
     const sending = this.#ends.get(from)!.work(send);

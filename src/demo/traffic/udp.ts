@@ -17,8 +17,8 @@ const BATCH = 64;
 const WINDOW = 256;
 const RECEIVE_BUFFER = 4 << 20;
 const LOOK_MS = 100;
-/** Datagrams that did not arrive for so long while more were due are lost; the sender goes on without them. */
-const LOST_AFTER_MS = 500;
+/** When nothing has arrived for so long, what was on its way is lost. */
+const LOST_AFTER_MS = 1000;
 /** How far behind the newest a datagram may be and still be told from one that came twice. */
 const HISTORY = 1 << 16;
 
@@ -44,6 +44,7 @@ export interface UdpReceived {
 
 export interface UdpSent {
   readonly sent: number;
+  /** From the first datagram sent to the last one arrived. */
   readonly seconds: number;
 }
 
@@ -84,6 +85,7 @@ export function udpReceive({ at }: UdpReceiveWork, shared: Shared, ready: () => 
   return { received, reordered, foreign };
 }
 
+/** Sends for so long, and then waits for what is on its way. */
 export function udpSend({ to, forMs }: UdpSendWork, shared: Shared): UdpSent {
   using socket = openUdp(to.ip).connect(to);
   const batch = new UdpBatch(BATCH, LENGTH);
@@ -93,12 +95,13 @@ export function udpSend({ to, forMs }: UdpSendWork, shared: Shared): UdpSent {
   let lost = 0;
   const begin = monotonicNs();
   const end = begin + forMs * 1e6;
-  while (monotonicNs() < end && !shared.stopped) {
+  while (!shared.stopped) {
     const arrived = Atomics.load(shared.words, ARRIVED);
-    const room = WINDOW - ((sent - lost - arrived) | 0);
-    if (room < BATCH) {
-      if (Atomics.wait(shared.words, ARRIVED, arrived, LOST_AFTER_MS) === 'timed-out')
-        lost = (sent - arrived) | 0;
+    const underWay = (sent - lost - arrived) | 0;
+    const done = monotonicNs() >= end;
+    if (done && underWay <= 0) break;
+    if (done || underWay > WINDOW - BATCH) {
+      if (Atomics.wait(shared.words, ARRIVED, arrived, LOST_AFTER_MS) === 'timed-out') lost += underWay;
       continue;
     }
     for (let i = 0; i < BATCH; i++) {
