@@ -83,20 +83,30 @@ export class NicRig {
     return new NicRig(nic, new Testbed({ device: device.name, num }), port, log);
   }
 
-  /** The guest's memory as a VMM would send it, with descriptors to give away. `cut` regions of it, one behind the other. */
+  /**
+   * The guest's memory as a VMM would send it, with descriptors to give away: what lies below the testbed's hole in `cut` regions, one behind
+   * the other, then what lies above it.
+   */
   regions(cut = 1): MemoryRegionSpec[] {
-    const { ram } = this.bed;
-    const pages = ram.size / 4096;
-    return Array.from({ length: cut }, (_, i) => {
-      const [from, to] = [i, i + 1].map(n => Math.floor((n * pages) / cut) * 4096);
-      return {
-        guestPhysicalAddress: ram.guestPhysicalAddress + BigInt(from!),
-        size: BigInt(to! - from!),
-        hypervisorVirtualAddress: 0n,
-        mmapOffset: BigInt(from!),
-        fd: ram.fd.dup(),
-      };
-    });
+    const { ram, forbidden } = this.bed;
+    const [first, hole, last] = forbidden.map(gpa => Number(gpa - ram.guestPhysicalAddress)) as [
+      number,
+      number,
+      number,
+    ];
+    const pages = (hole - first) / 4096 - 1;
+    const seams = Array.from(
+      { length: cut + 1 },
+      (_, i) => first + 4096 * (1 + Math.floor((i * pages) / cut)),
+    );
+    const spans = seams.slice(1).map((to, i) => [seams[i]!, to]);
+    return [...spans, [hole + 4096, last]].map(([from, to]) => ({
+      guestPhysicalAddress: ram.guestPhysicalAddress + BigInt(from!),
+      size: BigInt(to! - from!),
+      hypervisorVirtualAddress: 0n,
+      mmapOffset: BigInt(from!),
+      fd: ram.fd.dup(),
+    }));
   }
 
   context(queue: number): bigint {

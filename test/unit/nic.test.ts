@@ -124,9 +124,8 @@ nicTest('values that can not be are refused and change nothing', async start => 
   const contexts = [4096n, first - 4096n, end - 64n, end, 2n ** 64n - 8n];
   for (const odd of [1n, 2n, 4n, 7n]) contexts.push(first + 4096n + odd); // not aligned for its atomics
   for (const gpa of contexts) await assert.rejects(nic.setQueueContext(TX, gpa), code('MEMORY_ADDRESS'));
-  const missing = rig.regions(2);
-  missing.pop()!.fd.close();
-  missing[0] = { ...missing[0]!, size: 4096n };
+  const [dropped, ...missing] = rig.regions(2);
+  dropped!.fd.close();
   await assert.rejects(nic.setMemoryTable(missing), code('MEMORY_ADDRESS'), 'a table without the contexts');
   await assert.rejects(nic.setMemoryTable([...rig.regions(), ...rig.regions()]), code('MEMORY_REGION'));
 
@@ -271,8 +270,9 @@ nicTest('the memory table changes under traffic, and no frame is lost', async st
     rig.poll();
     await asked;
     if (round % 10 === 5) {
-      const [part] = rig.regions(1);
-      await assert.rejects(rig.nic.setMemoryTable([{ ...part!, size: 4096n }]), code('MEMORY_ADDRESS'));
+      const [dropped, ...rest] = rig.regions();
+      dropped!.fd.close();
+      await assert.rejects(rig.nic.setMemoryTable(rest), code('MEMORY_ADDRESS'));
     }
     await eventually(() => rig.packets(TX) === rig.guest.sent);
   }
