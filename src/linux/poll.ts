@@ -22,11 +22,14 @@ export class Poller {
   readonly #halves: Int16Array;
   readonly #address: number;
   readonly #timespec: number;
+  /** How many entries, from the first on, `wait` looks at; at first all. */
+  count: number;
 
   /** Room for `capacity` descriptors, none of them watched yet. */
   constructor(capacity: number) {
     const buffer = new ArrayBuffer(capacity * 8 + 16);
     this.capacity = capacity;
+    this.count = capacity;
     this.#words = new Int32Array(buffer);
     this.#halves = new Int16Array(buffer);
     this.#address = addressOf(this.#words);
@@ -54,10 +57,10 @@ export class Poller {
       this.#words[at + 2] = (timeoutMs - seconds * 1000) * 1e6;
       timeout = this.#timespec;
     }
-    const result = ppoll(this.#address, this.capacity, timeout);
+    const result = ppoll(this.#address, this.count, timeout);
     if (result > 0) return result;
     // On failure the kernel leaves the old revents in place.
-    for (let i = 0; i < this.capacity; i++) this.#halves[4 * i + 3] = 0;
+    for (let i = 0; i < this.count; i++) this.#halves[4 * i + 3] = 0;
     return result === -EINTR ? 0 : result;
   }
 

@@ -55,6 +55,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   #starved = false;
   #look = FIRST_LOOK;
   #kicksOn = true;
+  #turns = 0;
 
   constructor({ window, data }: LoopStart<WorkerData>) {
     const datapath = loadDatapath(window);
@@ -71,12 +72,18 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
 
   turn(): number {
     let moved = 0;
-    for (const queue of this.#tx) if (!this.#portFull) moved += this.#transmit(queue);
-    for (const queue of this.#rx) {
-      if (this.#portReadable && !this.#starved) moved += this.#receive(queue);
+    const queues = this.#tx.length;
+    // Another queue comes first each time: a port that is full again and again must not always be so for the last ones.
+    if (++this.#turns >= queues) this.#turns = 0;
+    for (let i = 0; i < queues && !this.#portFull; i++) {
+      moved += this.#transmit(this.#tx[(this.#turns + i) % queues]!);
     }
-    // Spinning asks each time: a system call that finds nothing costs less than sleeping would.
-    if (this.spin) this.#askAgain();
+    for (let i = 0; i < this.#rx.length; i++) {
+      if (this.#portReadable && !this.#starved) moved += this.#receive(this.#rx[i]!);
+    }
+    // One direction that is always busy must not keep the other from being looked at: while we are awake, asking costs one
+    // system call that may find nothing.
+    if (moved > 0 || this.spin) this.#askAgain();
     return moved;
   }
 
@@ -86,11 +93,10 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
 
   prepareSleep(poller: Poller, first: number): boolean {
     let waiting = this.#switchKicks(true);
-    for (const [i, queue] of this.#tx.entries()) poller.set(first + 1 + i, queue.kick, POLLIN);
-    for (const [i, queue] of this.#rx.entries()) {
-      poller.set(first + 1 + this.#tx.length + i, queue.kick, POLLIN);
-    }
-    for (let i = this.#tx.length + this.#rx.length; i < MAX_QUEUES; i++) poller.set(first + 1 + i, -1, 0);
+    let entry = first + 1;
+    for (let i = 0; i < this.#tx.length; i++) poller.set(entry++, this.#tx[i]!.kick, POLLIN);
+    for (let i = 0; i < this.#rx.length; i++) poller.set(entry++, this.#rx[i]!.kick, POLLIN);
+    poller.count = entry;
 
     const wantsRead = this.#rx.length > 0 && !this.#starved && !this.#port.exhausted;
     const events = (wantsRead ? POLLIN : 0) | (this.#portFull ? POLLOUT : 0);
@@ -106,9 +112,10 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
       this.#portReadable = !this.#port.exhausted;
       this.#portFull = false;
     }
-    for (const [i, queue] of this.#tx.entries()) this.#takeKick(queue, poller, first + 1 + i);
-    for (const [i, queue] of this.#rx.entries()) {
-      if (this.#takeKick(queue, poller, first + 1 + this.#tx.length + i)) this.#starved = false;
+    let entry = first + 1;
+    for (let i = 0; i < this.#tx.length; i++) this.#takeKick(this.#tx[i]!, poller, entry++);
+    for (let i = 0; i < this.#rx.length; i++) {
+      if (this.#takeKick(this.#rx[i]!, poller, entry++)) this.#starved = false;
     }
     this.#switchKicks(false);
   }
@@ -167,8 +174,9 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     let left = 0;
     for (const queue of drain ? this.#tx : []) {
       let due = this.#ring.pending(queue.address);
-      for (let waits = 0; due > 0 && waits <= DRAIN_WAITS; due -= this.#transmit(queue)) {
-        if (this.#portFull && (waits++ === DRAIN_WAITS || !this.#waitForPort())) break;
+      for (let waits = 0; due > 0; due -= this.#transmit(queue)) {
+        if (this.#portFull && ++waits > DRAIN_WAITS) break;
+        if (this.#portFull) this.#waitForPort();
         if (this.#ring.pending(queue.address) === 0) break; // a fault
       }
       left += due;
@@ -177,10 +185,10 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     return left;
   }
 
-  #waitForPort(): boolean {
+  #waitForPort(): void {
     const poller = new Poller(1);
     poller.set(0, this.#port.fd, POLLOUT);
-    return poller.wait(DRAIN_WAIT_MS) > 0;
+    poller.wait(DRAIN_WAIT_MS);
   }
 
   /** One batch from ring to port. Returns the descriptors that are done. */
@@ -225,12 +233,12 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   #switchKicks(on: boolean): boolean {
     if (!on && !this.#kicksOn) return false;
     let waiting = false;
-    for (const queue of this.#tx) {
-      if (this.#ring.kicks(queue.address, on) && !this.#portFull) waiting = true;
+    for (let i = 0; i < this.#tx.length; i++) {
+      if (this.#ring.kicks(this.#tx[i]!.address, on) && !this.#portFull) waiting = true;
     }
-    for (const queue of this.#rx) {
+    for (let i = 0; i < this.#rx.length; i++) {
       const wanted = on && this.#starved;
-      if (this.#ring.kicks(queue.address, wanted) && wanted) {
+      if (this.#ring.kicks(this.#rx[i]!.address, wanted) && wanted) {
         this.#starved = false;
         this.#portReadable = !this.#port.exhausted;
         waiting = true;

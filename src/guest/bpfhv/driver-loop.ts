@@ -70,14 +70,13 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   turn(): number {
     let moved = 0;
     try {
-      if (this.#receiving) {
-        for (const queue of this.#rx) moved += this.#receive(queue);
-      }
+      for (let i = 0; i < this.#rx.length && this.#receiving; i++) moved += this.#receive(this.#rx[i]!);
       if (this.#transmitting && this.#readable && !this.#blocked) moved += this.#transmit(this.#tx[0]!);
     } catch (error) {
       this.#trapped(error);
     }
-    if (this.spin) {
+    // One direction that is always busy must not keep the other from being looked at.
+    if (moved > 0 || this.spin) {
       this.#readable = !this.#netdev.exhausted;
       this.#blocked = false;
     }
@@ -90,22 +89,22 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
 
   prepareSleep(poller: Poller, first: number): boolean {
     let waiting = false;
-    for (let i = 0; i < MAX_QUEUES; i++) poller.set(first + 1 + i, -1, 0);
-    if (this.#receiving) {
-      for (const [i, queue] of this.#rx.entries()) {
-        poller.set(first + 1 + i, queue.interrupt, POLLIN);
-        if (this.#arm(queue, 1)) waiting = true;
-      }
+    let entry = first + 1;
+    for (let i = 0; i < this.#rx.length && this.#receiving; i++) {
+      const queue = this.#rx[i]!;
+      poller.set(entry++, queue.interrupt, POLLIN);
+      if (this.#arm(queue, 1)) waiting = true;
     }
     if (this.#transmitting && this.#blocked) {
       const queue = this.#tx[0]!;
-      poller.set(first + 1 + this.#rx.length, queue.interrupt, POLLIN);
+      poller.set(entry++, queue.interrupt, POLLIN);
       // Half of what is out: an interrupt then makes room for a good batch.
       if (this.#arm(queue, Math.max(1, this.#word(queue.address, L.DRIVER_POSTED) >>> 1))) {
         this.#blocked = false;
         waiting = true;
       }
     }
+    poller.count = entry;
     const wantsRead = this.#transmitting && !this.#blocked && !this.#netdev.exhausted;
     poller.set(first, wantsRead ? this.#netdev.fd : -1, POLLIN);
     return !waiting && !(wantsRead && this.#netdev.fd < 0);
@@ -113,15 +112,14 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
 
   afterSleep(poller: Poller, first: number): void {
     if (poller.revents(first) !== 0 || this.#netdev.fd < 0) this.#readable = !this.#netdev.exhausted;
-    if (this.#receiving) {
-      for (const [i, queue] of this.#rx.entries()) {
-        this.#takeInterrupt(queue, poller, first + 1 + i);
-        this.#arm(queue, 0);
-      }
+    let entry = first + 1;
+    for (let i = 0; i < this.#rx.length && this.#receiving; i++) {
+      const queue = this.#rx[i]!;
+      this.#takeInterrupt(queue, poller, entry++);
+      this.#arm(queue, 0);
     }
-    if (this.#blocked && this.#takeInterrupt(this.#tx[0]!, poller, first + 1 + this.#rx.length)) {
-      this.#blocked = false;
-    }
+    const armed = this.#transmitting && this.#blocked;
+    if (armed && this.#takeInterrupt(this.#tx[0]!, poller, entry)) this.#blocked = false;
   }
 
   handle(command: DriverCommand): DriverReply {
