@@ -10,7 +10,7 @@ import type { OwnedFd } from '../linux/fd.js';
 import { addSeals, createMemfd, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE } from '../linux/memfd.js';
 import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
-import type { Window } from '../memory/window.js';
+import { MemoryError, type Window } from '../memory/window.js';
 import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
 import { Batch } from '../ring/batch.js';
@@ -335,23 +335,42 @@ export class Nic implements NicControl {
 
   /** Everything that stands in the old table is found in the new one, or nothing changes. */
   async #moveTo(next: RegionTable): Promise<void> {
-    const placed = this.#queues.filter(queue => queue.contextGpa !== null);
+    const placed: Queue[] = [];
     const moves: QueueMove[] = [];
     try {
-      for (const queue of placed) {
-        moves.push({ queue: queue.address, context: queue.locate(queue.contextGpa!, next) });
+      for (const queue of this.#queues) {
+        if (queue.contextGpa === null) continue;
+        const context = this.#locate(queue, next);
+        if (context === null) continue;
+        placed.push(queue);
+        moves.push({ queue: queue.address, context });
       }
       if (this.running) await this.#thread.call({ op: 'remap', regions: next.address, queues: moves });
     } catch (error) {
-      for (const queue of placed.slice(0, moves.length)) next.unpin(queue.contextGpa!, queue.contextSize);
+      for (const queue of placed) next.unpin(queue.contextGpa!, queue.contextSize);
       throw error;
     }
-    for (const [i, queue] of placed.entries()) {
-      if (!this.running) queue.place(next, moves[i]!.context);
-      queue.follow(next);
+    for (const queue of this.#queues) {
+      const i = placed.indexOf(queue);
+      if (i < 0) queue.dropContext();
+      else {
+        if (!this.running) queue.place(next, moves[i]!.context);
+        queue.follow(next);
+      }
     }
     this.#table?.close();
     this.#table = next;
+  }
+
+  /** Where the queue's context is in that table. A guest that has rebooted leaves contexts behind that are in no memory any more: null, unless they are in use. */
+  #locate(queue: Queue, next: RegionTable): number | null {
+    try {
+      return queue.locate(queue.contextGpa!, next);
+    } catch (error) {
+      if (this.running || !(error instanceof MemoryError) || error.code !== 'MEMORY_ADDRESS') throw error;
+      this.#log('warn', `queue ${queue.index} loses its context: ${error.message}`);
+      return null;
+    }
   }
 
   #check(request: keyof typeof WHILE_RUNNING): void {

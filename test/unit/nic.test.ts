@@ -126,7 +126,10 @@ nicTest('values that can not be are refused and change nothing', async start => 
   for (const gpa of contexts) await assert.rejects(nic.setQueueContext(TX, gpa), code('MEMORY_ADDRESS'));
   const [dropped, ...missing] = rig.regions(2);
   dropped!.fd.close();
-  await assert.rejects(nic.setMemoryTable(missing), code('MEMORY_ADDRESS'), 'a table without the contexts');
+  // A guest that reboots leaves contexts behind in memory that goes: the table counts, they are let go.
+  await nic.setMemoryTable(missing);
+  await assert.rejects(nic.enable('rx'), code('NIC_INCOMPLETE'), 'a table without the contexts');
+  await rig.prepare();
   await assert.rejects(nic.setMemoryTable([...rig.regions(), ...rig.regions()]), code('MEMORY_REGION'));
 
   // And after all that, what was set before works.
