@@ -11,7 +11,8 @@
  *       }
  *     });
  */
-import { check, EAGAIN, LinuxError } from './errors.js';
+import { statSync } from 'node:fs';
+import { check, EAGAIN, ECONNREFUSED, LinuxError } from './errors.js';
 import { dupFd, OwnedFd } from './fd.js';
 import { MAX_FDS, receiveWithFds, sendWithFds } from './fd-passing.js';
 import * as libc from './libc.js';
@@ -226,15 +227,21 @@ export function socketPair(name: string): [UnixSocket, UnixSocket] {
   ];
 }
 
-/** Connects to a listening socket. Throws LinuxError: ENOENT, ECONNREFUSED, EACCES, or EAGAIN (backlog full). */
+/**
+ * Connects to a listening socket. Throws LinuxError: ENOENT, ECONNREFUSED (nobody listens any more), EACCES, or EAGAIN (backlog
+ * full); SocketError ERR_SOCKET_PATH for a path that leads to something else, or to nothing ever.
+ */
 export function connectUnix(path: string): UnixSocket {
+  const address = unixAddress(path);
   const owner = new OwnedFd(libc.socket(AF_UNIX, SOCK_STREAM_FLAGS, 0), path, 'socket');
-  const result = libc.connect(owner.fd, unixAddress(path));
-  if (result < 0) {
-    owner.close();
-    throw new LinuxError('connect', -result, path);
+  const result = libc.connect(owner.fd, address);
+  if (result === 0) return new UnixSocket(owner);
+  owner.close();
+  // The kernel refuses in the same words when there is no socket at all.
+  if (result === -ECONNREFUSED && statSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
+    throw new SocketError('ERR_SOCKET_PATH', `${path} is not a socket`);
   }
-  return new UnixSocket(owner);
+  throw new LinuxError('connect', -result, path);
 }
 
 /** struct sockaddr_un. Throws SocketError for a path that does not fit into its 107 bytes. */
