@@ -1,21 +1,26 @@
 /** `polynic guest`: the guest's side of a NIC in a process of its own, with the operating system's network device as its other end. */
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { Command, Option } from '@commander-js/extra-typings';
 import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
-import { type Channel, keepConnected, socketChannel } from '../control/bpfhv-proxy/index.js';
 import { BpfhvDriver } from '../guest/bpfhv/driver.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
 import { monitorLink } from '../linux/link-monitor.js';
-import { connectUnix } from '../linux/unix-socket.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/nic.js';
 import { openPort, portUsage } from '../port/registry.js';
 import type { TapHandle } from '../port/tap.js';
-import { childOf, createHost, powerOfTwo, untilStopped, wholeNumber, writePidfile } from './host.js';
+import {
+  childOf,
+  cleaningUp,
+  createHost,
+  powerOfTwo,
+  untilStopped,
+  wholeNumber,
+  writePidfile,
+} from './host.js';
 import { createLog } from './log.js';
-import { answerParent, inheritedSocket } from './parent.js';
-import { listen } from './serve.js';
+import { answerParent } from './parent.js';
+import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
 
 const MAX_QUEUE_PAIRS = 8;
@@ -36,65 +41,74 @@ export function guestCommand() {
     .option('--pidfile <file>', 'write the process id there')
     .option('-v, --verbose', 'say what happens')
     .addOption(childOf())
-    .action(async options => {
-      const log = createLog(options.name, options.verbose ?? false);
-      const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
-      const stop = untilStopped();
-      const host = createHost();
-      const netdev = openPort(options.netdev, host);
-      const ram = new GuestRam(host.window, ramSize(options.queues, options.bufs));
-      const device = new ProxyDevice({ ram, queuePairs: options.queues, bufs: options.bufs, mac, log });
-      const tap = 'tap' in netdev ? (netdev as TapHandle) : null;
-      const driver = await BpfhvDriver.start({
-        ...host,
-        transport: device,
-        netdev,
-        spin: options.spin ?? false,
-        log,
-        onMac: address => {
-          // An interface forgets its neighbours when its address is set, even to the same one.
-          if (tap && !address.every((octet, i) => octet === tap.tap.mac[i])) tap.tap.mac = address;
-        },
-      });
-      const removePidfile = writePidfile(options.pidfile);
-      const stopStats = printStats(options.stats, () => driver.stats().queues);
-      const queues = () => driver.stats().queues;
-      const goodbye = answerParent(options.childOf, { window: host.window, port: netdev, queues });
-      // A TAP is up when its owner says so; other devices have no owner but us.
-      const monitor = tap
-        ? monitorLink(tap.tap.name, tap.netns, link => void driver.setInterfaceUp(link?.up ?? false))
-        : null;
-      if (!tap) void driver.setInterfaceUp(true);
+    .action(options =>
+      cleaningUp(async later => {
+        const log = createLog(options.name, options.verbose ?? false);
+        const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
+        const stop = untilStopped();
+        const host = createHost();
+        let goodbye = (): void => {};
+        later(() => goodbye());
 
-      const hangUp = new AbortController();
-      stop.signal.addEventListener('abort', async () => {
-        monitor?.close();
-        await driver.close();
-        device.close();
-        hangUp.abort();
-      });
-      const session = (channel: Channel): Promise<boolean> => device.serve(channel);
-      try {
-        const inherited = inheritedSocket(options.bpfhvProxy);
-        if (inherited) {
-          await session(socketChannel(inherited));
-          stop.abort();
-          if (!hangUp.signal.aborted) await once(hangUp.signal, 'abort');
-        } else if (options.connect) {
-          await keepConnected({
-            connect: () => socketChannel(connectUnix(options.bpfhvProxy)),
-            session,
-            signal: hangUp.signal,
-          });
-        } else await listen(options.bpfhvProxy, session, hangUp.signal);
-      } finally {
-        stopStats();
-        netdev.close();
-        ram.close();
-        removePidfile();
-        goodbye(host.arena.live + ram.live);
-      }
-    });
+        const netdev = openPort(options.netdev, host);
+        later(() => netdev.close());
+        const ram = new GuestRam(host.window, ramSize(options.queues, options.bufs));
+        later(() => ram.close());
+        const device = new ProxyDevice({ ram, queuePairs: options.queues, bufs: options.bufs, mac, log });
+        later(() => device.close());
+        const tap = 'tap' in netdev ? (netdev as TapHandle) : null;
+        const driver = await BpfhvDriver.start({
+          ...host,
+          transport: device,
+          netdev,
+          spin: options.spin ?? false,
+          log,
+          onMac: address => {
+            // An interface forgets its neighbours when its address is set, even to the same one.
+            if (tap && !address.every((octet, i) => octet === tap.tap.mac[i])) tap.tap.mac = address;
+          },
+        });
+        // A TAP is up when its owner says so; other devices have no owner but us.
+        const monitor = tap
+          ? monitorLink(tap.tap.name, tap.netns, link => void driver.setInterfaceUp(link?.up ?? false))
+          : null;
+        if (!tap) void driver.setInterfaceUp(true);
+
+        // The driver gives its buffers back while the backend is still there, then the backend may go.
+        const hangUp = new AbortController();
+        const letGo = onlyOnce(async () => {
+          monitor?.close();
+          try {
+            await driver.close();
+          } finally {
+            device.close();
+            hangUp.abort();
+          }
+        });
+        later(letGo);
+        whenAborted(stop.signal, () => void letGo().catch(() => {})); // the step at the end hears of it
+
+        later(writePidfile(options.pidfile));
+        const queues = () => driver.stats().queues;
+        later(printStats(options.stats, queues));
+        const report = answerParent(options.childOf, { window: host.window, port: netdev, queues });
+        goodbye = () => report(host.arena.live + ram.live);
+        await meetPeers({
+          path: options.bpfhvProxy,
+          listens: !options.connect,
+          session: channel => device.serve(channel),
+          signal: hangUp.signal,
+          log,
+          peer: 'a backend',
+        });
+      }),
+    );
+}
+
+/** A function that does its work at the first call; all calls get the same result. */
+function onlyOnce(work: () => Promise<void>): () => Promise<void> {
+  let done: Promise<void> | null = null;
+  return () => (done ??= work());
 }
 
 /** Guest memory for that many queues, with contexts and buffers, twice: an upgrade has old and new ones at once. */

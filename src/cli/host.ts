@@ -14,6 +14,19 @@ export function createHost(): Host {
   return { window, arena: new Arena(window) };
 }
 
+/** Registers a step to be done at the end. */
+export type Later = (step: () => unknown) => void;
+
+/** Runs `action`; whatever happens, the steps that it gave to `later` are done then, the last one first. */
+export async function cleaningUp(action: (later: Later) => Promise<void>): Promise<void> {
+  const steps: (() => unknown)[] = [];
+  try {
+    await action(step => steps.unshift(step));
+  } finally {
+    for (const step of steps) await step();
+  }
+}
+
 /** What the user asked for can't be: one line on stderr, exit code 2. */
 export class UsageError extends Error {
   override readonly name = 'UsageError';
@@ -35,7 +48,11 @@ export function untilStopped(): AbortController {
 /** Writes our process id; the file goes when the returned function is called. */
 export function writePidfile(path: string | undefined): () => void {
   if (path === undefined) return () => {};
-  writeFileSync(path, `${process.pid}\n`);
+  try {
+    writeFileSync(path, `${process.pid}\n`);
+  } catch (error) {
+    throw new Error(`can't write the pid file: ${(error as Error).message}`);
+  }
   return () => rmSync(path, { force: true });
 }
 

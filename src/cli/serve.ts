@@ -1,19 +1,12 @@
 /** `polynic serve`: a NIC backend for one guest. */
 import { Command, Option } from '@commander-js/extra-typings';
-import {
-  type Channel,
-  ConnectionSlot,
-  keepConnected,
-  serveBackend,
-  socketChannel,
-} from '../control/bpfhv-proxy/index.js';
-import { UnixListener } from '../linux/unix-listener.js';
-import { connectUnix } from '../linux/unix-socket.js';
+import { type Channel, serveBackend } from '../control/bpfhv-proxy/index.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS, Nic } from '../nic/nic.js';
 import { openPort, portUsage } from '../port/registry.js';
 import { deviceType, deviceTypeNames } from '../ring/registry.js';
 import {
   childOf,
+  cleaningUp,
   createHost,
   powerOfTwo,
   UsageError,
@@ -22,7 +15,8 @@ import {
   writePidfile,
 } from './host.js';
 import { createLog } from './log.js';
-import { answerParent, inheritedSocket } from './parent.js';
+import { answerParent } from './parent.js';
+import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
 
 export function serveCommand() {
@@ -52,96 +46,67 @@ export function serveCommand() {
     .option('--require-sealed', 'refuse guest memory that its owner could shrink')
     .option('-v, --verbose', 'say what happens')
     .addOption(childOf())
-    .action(async options => {
-      if (options.offload !== 'none') {
-        throw new UsageError(
-          `--offload: device type ${options.device} offers none, so only "none" can be asked`,
-        );
-      }
-      const log = createLog(options.name, options.verbose ?? false);
-      const stop = untilStopped();
-      const host = createHost();
-      const port = openPort(options.port, host);
-      const nic = await Nic.start({
-        ...host,
-        device: deviceType(options.device)!,
-        port,
-        limits: { queuePairs: options.queues, bufs: options.bufs },
-        spin: options.spin ?? false,
-        sleepMicroseconds: options.sleepUs,
-        requireSealed: options.requireSealed ?? false,
-        capture: options.pcap,
-        log,
-      });
-      const removePidfile = writePidfile(options.pidfile);
-      const stopStats = printStats(options.stats, () => nic.stats().queues);
-      const queues = () => nic.stats().queues;
-      const goodbye = answerParent(options.childOf, { window: host.window, port, queues });
-
-      // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
-      const hangUp = new AbortController();
-      stop.signal.addEventListener('abort', async () => {
-        await nic.disable('tx');
-        await nic.disable('rx');
-        hangUp.abort();
-      });
-      const session = async (channel: Channel): Promise<boolean> => {
-        log('info', 'hypervisor connected');
-        const { requests, refused, error } = await serveBackend(channel, nic, {
-          signal: hangUp.signal,
-          onRefused: (request, reason) => log('warn', `${request} refused: ${reason.message}`),
-        });
-        const lost = error !== null && !hangUp.signal.aborted;
-        log(lost ? 'warn' : 'info', lost ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
-        // One whom we could not serve is no reason to be back at once.
-        return requests > 0 && refused === 0;
-      };
-      try {
-        const inherited = inheritedSocket(options.bpfhvProxy);
-        if (inherited) await session(socketChannel(inherited));
-        else if (options.listen) await listen(options.bpfhvProxy, session, hangUp.signal);
-        else {
-          let waiting = false;
-          await keepConnected({
-            connect: () => socketChannel(connectUnix(options.bpfhvProxy)),
-            session: channel => {
-              waiting = false;
-              return session(channel);
-            },
-            signal: hangUp.signal,
-            onWait: (_delay, error) => {
-              if (error && !waiting) log('warn', `waiting for a hypervisor: ${error.message}`);
-              waiting ||= error !== null;
-            },
-          });
+    .action(options =>
+      cleaningUp(async later => {
+        if (options.offload !== 'none') {
+          throw new UsageError(
+            `--offload: device type ${options.device} offers none, so only "none" can be asked`,
+          );
         }
-      } finally {
-        stopStats();
-        await nic.close();
-        port.close();
-        removePidfile();
-        goodbye(host.arena.live);
-      }
-    });
-}
+        const log = createLog(options.name, options.verbose ?? false);
+        const stop = untilStopped();
+        const host = createHost();
+        let goodbye = (): void => {};
+        later(() => goodbye());
 
-type Session = (channel: Channel) => Promise<boolean>;
+        const port = openPort(options.port, host);
+        later(() => port.close());
+        const nic = await Nic.start({
+          ...host,
+          device: deviceType(options.device)!,
+          port,
+          limits: { queuePairs: options.queues, bufs: options.bufs },
+          spin: options.spin ?? false,
+          sleepMicroseconds: options.sleepUs,
+          requireSealed: options.requireSealed ?? false,
+          capture: options.pcap,
+          log,
+        });
+        later(() => nic.close());
+        later(writePidfile(options.pidfile));
+        const queues = () => nic.stats().queues;
+        later(printStats(options.stats, queues));
+        const report = answerParent(options.childOf, { window: host.window, port, queues });
+        goodbye = () => report(host.arena.live);
 
-/** Serves who connects, one at a time, until the signal aborts. */
-export async function listen(path: string, session: Session, signal: AbortSignal): Promise<void> {
-  const slot = new ConnectionSlot(session);
-  const listener = UnixListener.listen(path);
-  const failed = new Promise<never>((_, reject) => {
-    listener.onConnection(socket => slot.offer(socketChannel(socket)), reject);
-  });
-  const aborted = new Promise<void>(resolve => {
-    if (signal.aborted) resolve();
-    signal.addEventListener('abort', () => resolve());
-  });
-  try {
-    await Promise.race([failed, aborted]);
-  } finally {
-    listener.close();
-    await slot.close();
-  }
+        // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
+        const hangUp = new AbortController();
+        whenAborted(stop.signal, async () => {
+          try {
+            await nic.disable('tx');
+            await nic.disable('rx');
+          } catch (error) {
+            log('error', (error as Error).message);
+          }
+          hangUp.abort();
+        });
+        const session = async (channel: Channel): Promise<boolean> => {
+          log('info', 'hypervisor connected');
+          const { requests, error } = await serveBackend(channel, nic, {
+            signal: hangUp.signal,
+            onRefused: (request, reason) => log('warn', `${request} refused: ${reason.message}`),
+          });
+          log(error ? 'warn' : 'info', error ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
+          return requests > 0;
+        };
+        await meetPeers({
+          path: options.bpfhvProxy,
+          listens: options.listen ?? false,
+          session,
+          signal: hangUp.signal,
+          log,
+          peer: 'a hypervisor',
+        });
+      }),
+    );
 }
