@@ -1,0 +1,179 @@
+/** What the command line says about words and files it can't use: one line on stderr, the right exit code, never a stack trace; and an end at once. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
+const PATIENCE_MS = 60_000;
+
+const folder = mkdtempSync(join(tmpdir(), 'polynic-cli-'));
+const file = join(folder, 'file');
+const socket = join(folder, 'socket');
+writeFileSync(file, 'no socket');
+after(() => rmSync(folder, { recursive: true }));
+
+interface Result {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs polynic; `meanwhile` is called with each piece of output. */
+function polynic(
+  words: readonly string[],
+  meanwhile: (kill: (signal: NodeJS.Signals) => void, output: string) => void = () => {},
+): Promise<Result> {
+  return new Promise(resolve => {
+    const child = spawn(process.execPath, [POLYNIC, ...words], {
+      timeout: PATIENCE_MS,
+      killSignal: 'SIGKILL',
+    });
+    let stdout = '';
+    let stderr = '';
+    const tell = (): void => meanwhile(signal => child.kill(signal), stdout + stderr);
+    child.stdout.on('data', text => {
+      stdout += text;
+      tell();
+    });
+    child.stderr.on('data', text => {
+      stderr += text;
+      tell();
+    });
+    child.once('close', code => resolve({ code, stdout, stderr }));
+  });
+}
+
+const serve = (...words: string[]) => ['serve', '--bpfhv-proxy', socket, '--port', 'sink', ...words];
+const guest = (...words: string[]) => ['guest', '--bpfhv-proxy', socket, '--netdev', 'sink', ...words];
+const LONG = 'x'.repeat(120);
+
+const USAGE: readonly (readonly [title: string, words: readonly string[], says: RegExp])[] = [
+  ['no command', [], /no command/],
+  ['an unknown command', ['frob'], /unknown command 'frob'/],
+  ['an unknown option', serve('--frob'), /unknown option '--frob'/],
+  ['a word too many', serve('extra'), /too many arguments/],
+  ['no socket', ['serve', '--port', 'sink'], /--bpfhv-proxy/],
+  ['no value', ['serve', '--bpfhv-proxy'], /argument missing/],
+  ['no port', ['serve', '--bpfhv-proxy', socket], /--port/],
+  ['no netdev', ['guest', '--bpfhv-proxy', socket], /--netdev/],
+  ['both ways to meet', serve('--listen', '--connect'), /--connect.*--listen|--listen.*--connect/],
+  ['an unknown device type', serve('--device', 'foo'), /foo.*sring/],
+  ['an unknown port', ['serve', '--bpfhv-proxy', socket, '--port', 'foo:bar'], /foo.*tap:/],
+  ['a port option that is not', ['serve', '--bpfhv-proxy', socket, '--port', 'sink:len=1'], /len=1.*sink/],
+  ['a frame size out of range', ['serve', '--bpfhv-proxy', socket, '--port', 'source:len=9'], /len.*9/],
+  [
+    'an interface name too long',
+    ['guest', '--bpfhv-proxy', socket, '--netdev', `tap:${LONG}`],
+    /interface name/,
+  ],
+  ['buffers that are no power of two', serve('--bufs', '100'), /--bufs.*power of two.*100/],
+  ['too few buffers', guest('--bufs', '8'), /--bufs.*16.*8192/],
+  ['too many queues', serve('--queues', '99'), /--queues.*32.*99/],
+  ['a number that is none', serve('--sleep-us', '1e3'), /--sleep-us.*1e3/],
+  ['no seconds', serve('--stats', '0'), /--stats.*0/],
+  ['an offload that nobody offers', serve('--offload', 'tso'), /--offload/],
+  ['an address that is none', guest('--mac', 'zz'), /zz/],
+];
+
+const FAILURES: readonly (readonly [title: string, words: readonly string[], says: RegExp])[] = [
+  [
+    'a folder that is not there',
+    ['serve', '--bpfhv-proxy', `${folder}/no/s`, '--listen', '--port', 'sink'],
+    /no\/s.*ENOENT/,
+  ],
+  ['the same, as guest', ['guest', '--bpfhv-proxy', `${folder}/no/s`, '--netdev', 'sink'], /no\/s.*ENOENT/],
+  [
+    'a file in the way',
+    ['guest', '--bpfhv-proxy', file, '--netdev', 'sink'],
+    /file exists and is not a socket/,
+  ],
+  ['a file to connect to', ['serve', '--bpfhv-proxy', file, '--port', 'sink'], /file is not a socket/],
+  [
+    'the same, as guest',
+    ['guest', '--bpfhv-proxy', file, '--connect', '--netdev', 'sink'],
+    /file is not a socket/,
+  ],
+  ['a path too long', ['serve', '--bpfhv-proxy', `/${LONG}`, '--port', 'sink'], /has 121 bytes.*107/],
+  ['the same, as guest', ['guest', '--bpfhv-proxy', `/${LONG}`, '--netdev', 'sink'], /has 121 bytes.*107/],
+  [
+    'a namespace that is not there',
+    ['serve', '--bpfhv-proxy', socket, '--port', 'tap:t,netns=none-such'],
+    /none-such.*ENOENT/,
+  ],
+  ['a pid file that can not be', serve('--pidfile', `${folder}/no/pid`), /no\/pid/],
+  ['the same, as guest', guest('--pidfile', `${folder}/no/pid`), /no\/pid/],
+  ['a capture file that can not be', serve('--pcap', `${folder}/no/f`), /no\/f.*ENOENT/],
+  [
+    'a capture to replay that is not there',
+    ['guest', '--bpfhv-proxy', socket, '--netdev', `pcap:in=${folder}/none`],
+    /none.*ENOENT/,
+  ],
+];
+
+for (const [code, table] of [
+  [2, USAGE],
+  [1, FAILURES],
+] as const) {
+  for (const [title, words, says] of table) {
+    test(`exit code ${code}: ${words[0] ?? 'nothing'}: ${title}`, async () => {
+      const result = await polynic(words);
+      const lines = result.stderr.trimEnd().split('\n');
+      assert.match(lines.at(-1)!, says);
+      assert.equal(lines.length, 1, result.stderr);
+      assert.match(result.stderr, /^polynic: /);
+      assert.equal(result.stdout, '');
+      assert.equal(result.code, code);
+      assert.ok(!existsSync(socket), 'a socket is left');
+    });
+  }
+}
+
+for (const words of [['--help'], ['serve', '--help'], ['guest', '--help'], ['--version']]) {
+  test(`exit code 0: ${words.join(' ')}`, async () => {
+    const { code, stdout, stderr } = await polynic(words);
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
+    assert.match(stdout, words[0] === '--version' ? /^\d+\.\d+\.\d+\n$/ : /^Usage: polynic/);
+  });
+}
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  for (const command of ['serve', 'guest'] as const) {
+    test(`${command} ends well on ${signal}: exit code 0, socket and pid file gone`, async () => {
+      const path = join(folder, `${command}-${signal}`);
+      const pidfile = `${path}.pid`;
+      const port = command === 'serve' ? ['--port', 'sink', '--listen'] : ['--netdev', 'sink'];
+      const words = [command, '--bpfhv-proxy', path, ...port, '--pidfile', pidfile, '--stats', '1'];
+      let pid = '';
+      // The first line of rates says that it runs.
+      const { code, stdout, stderr } = await polynic(words, kill => {
+        if (pid !== '') return;
+        pid = readFileSync(pidfile, 'utf8');
+        assert.ok(existsSync(path));
+        kill(signal);
+      });
+      assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
+      assert.match(stdout, /^tx 0\.0 kpps/);
+      assert.match(pid, /^\d+\n$/);
+      assert.ok(!existsSync(path) && !existsSync(pidfile));
+    });
+  }
+}
+
+test('serve that waits for a hypervisor says so once, and ends on SIGTERM', async () => {
+  const { code, stderr } = await polynic(['serve', '--bpfhv-proxy', socket, '--port', 'sink'], kill =>
+    kill('SIGTERM'),
+  );
+  assert.equal(code, 0);
+  assert.match(stderr, /^\S+ warn nic: waiting for a hypervisor: connect \S+: ENOENT .*\n$/);
+});
+
+test('guest that waits for a backend says so once, and ends on SIGTERM', async () => {
+  const words = ['guest', '--bpfhv-proxy', socket, '--connect', '--netdev', 'sink'];
+  const { code, stderr } = await polynic(words, kill => kill('SIGTERM'));
+  assert.equal(code, 0);
+  assert.match(stderr, /^\S+ warn guest: waiting for a backend: connect \S+: ENOENT .*\n$/);
+});
