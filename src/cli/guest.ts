@@ -90,7 +90,7 @@ export function guestCommand() {
 
         later(writePidfile(options.pidfile));
         const queues = () => driver.stats().queues;
-        later(printStats(options.stats, queues));
+        later(printStats(options.stats, queues, netdev));
         const report = answerParent(options.childOf, { window: host.window, port: netdev, queues });
         goodbye = () => report(host.arena.live + ram.live);
         await meetPeers({

@@ -6,7 +6,7 @@
  * ```
  *   parent                        child
  *   an empty line on stdin  ──►
- *                           ◄──   {"queues":[…],"flow":…}                      counters as they are now
+ *                           ◄──   {"queues":[…],"flow":…,"port":…}             counters as they are now
  *   SIGTERM                 ──►   stops in good order, closes everything
  *                           ◄──   {"left":{"fds":0,"mappings":0,"buffers":0}}  what it holds even then: leaks
  * ```
@@ -21,13 +21,14 @@ import type { Window } from '../memory/window.js';
 import type { Direction } from '../nic/control.js';
 import type { QueueStats } from '../nic/queue.js';
 import { type FlowCounters, readFlow } from '../port/flow.js';
-import type { PortHandle } from '../port/port.js';
+import type { PortCounters, PortHandle } from '../port/port.js';
 
 /** The answer to an empty line. */
 export interface ChildCounters {
   readonly queues: readonly ({ readonly direction: Direction } & QueueStats)[];
   /** Of a source or sink; null: the port is another. */
   readonly flow: FlowCounters | null;
+  readonly port: PortCounters;
 }
 
 /** What a process holds when it should hold nothing. */
@@ -52,7 +53,10 @@ export function answerParent(
   dieWithParent(pid);
   const { kind, state } = port.descriptor;
   const hasFlow = kind === 'source' || kind === 'sink';
-  const answer = (): void => say({ queues: queues(), flow: hasFlow ? readFlow(window, state) : null });
+  const answer = (): void => {
+    const flow = hasFlow ? readFlow(window, state) : null;
+    say({ queues: queues(), flow, port: port.counters() } satisfies ChildCounters);
+  };
   process.stdin.on('data', answer);
   return buffers => {
     process.stdin.off('data', answer).destroy();

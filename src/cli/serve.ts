@@ -75,7 +75,7 @@ export function serveCommand() {
         later(() => nic.close());
         later(writePidfile(options.pidfile));
         const queues = () => nic.stats().queues;
-        later(printStats(options.stats, queues));
+        later(printStats(options.stats, queues, port));
         const report = answerParent(options.childOf, { window: host.window, port, queues });
         goodbye = () => report(host.arena.live);
 

@@ -1,6 +1,7 @@
 /** The line of rates that `--stats` prints: per direction kpps, Mbit/s, kicks and interrupts a second, packets and buffers a batch. */
 import type { Direction } from '../nic/control.js';
 import type { QueueStats } from '../nic/queue.js';
+import type { PortCounters, PortHandle } from '../port/port.js';
 
 type Queues = readonly ({ readonly direction: Direction } & QueueStats)[];
 
@@ -41,8 +42,26 @@ export function rateLine(direction: Direction, before: Totals, after: Totals, se
   ].join('  ');
 }
 
-/** Prints both directions' rates every `seconds` on stdout; `true` means 2. Returns a function that ends it. */
-export function printStats(seconds: number | true | undefined, read: () => Queues): () => void {
+/** What a port did not hand on since it was opened, for each reason there was; '' when nothing was lost. */
+export function lossLine({ dropped, tooLong, errors }: PortCounters): string {
+  const reasons = [
+    [dropped, 'dropped'],
+    [tooLong, 'too long'],
+    [errors, 'errors'],
+  ] as const;
+  const words = reasons.filter(([n]) => n > 0).map(([n, reason]) => `${n} ${reason}`);
+  return words.length === 0 ? '' : `port ${words.join('  ')}`;
+}
+
+/**
+ * Prints both directions' rates every `seconds` on stdout, and what the port lost in all; `true` means 2. Returns a function that
+ * ends it.
+ */
+export function printStats(
+  seconds: number | true | undefined,
+  read: () => Queues,
+  port: PortHandle,
+): () => void {
   if (seconds === undefined) return () => {};
   const interval = seconds === true ? 2 : seconds;
   let before = { rx: total(read(), 'rx'), tx: total(read(), 'tx') };
@@ -54,6 +73,8 @@ export function printStats(seconds: number | true | undefined, read: () => Queue
     for (const direction of ['tx', 'rx'] as const) {
       console.log(rateLine(direction, before[direction], after[direction], (now - then) / 1000));
     }
+    const loss = lossLine(port.counters());
+    if (loss !== '') console.log(loss);
     before = after;
     then = now;
   }, interval * 1000);
