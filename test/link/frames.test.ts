@@ -2,11 +2,13 @@
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { total } from '../../src/cli/stats.js';
 import { EAGAIN, LinuxError } from '../../src/linux/errors.js';
 import { changeLink } from '../../src/linux/link.js';
 import { openPacket, type Socket } from '../../src/linux/socket.js';
 import { Content } from './content.js';
 import { type End, kernelStats, linkTest } from './harness.js';
+import type { Program } from './program.js';
 
 const FRAMES = 2000;
 const SHORTEST = 14;
@@ -37,7 +39,7 @@ linkTest(
   },
 );
 
-linkTest('the counters of kernel and interface agree with what was sent', {}, async link => {
+linkTest('the counters of both kernels and both processes agree with what was sent', {}, async link => {
   const { guestEnd, hostEnd } = link;
   const content = new Content(42);
   for (const [from, to] of [
@@ -45,6 +47,9 @@ linkTest('the counters of kernel and interface agree with what was sent', {}, as
     [hostEnd, guestEnd],
   ] as const) {
     const before = [kernelStats(from), kernelStats(to)] as const;
+    const direction = from === guestEnd ? 'tx' : 'rx';
+    const processes = () => Promise.all([link.guest, link.serve].map(side => moved(side, direction)));
+    const movedBefore = await processes();
     const frames = Array.from({ length: 500 }, (_, n) =>
       content.frame(n, content.size(n, SHORTEST, LONGEST), macOf(to), macOf(from)),
     );
@@ -54,8 +59,13 @@ linkTest('the counters of kernel and interface agree with what was sent', {}, as
     assert.equal(sent.txPackets - before[0].txPackets, 500);
     assert.equal(sent.txBytes - before[0].txBytes, bytes);
     assert.equal(got.rxPackets - before[1].rxPackets, 500);
-    // The kernel counts what follows the Ethernet header, or all of it, by version: a TAP counts all.
     assert.equal(got.rxBytes - before[1].rxBytes, bytes);
+    // And what both processes say that their queues have moved, in packets and bytes.
+    for (const [i, after] of (await processes()).entries()) {
+      assert.equal(after.packets - movedBefore[i]!.packets, 500);
+      assert.equal(after.bytes - movedBefore[i]!.bytes, bytes);
+      assert.deepEqual([after.errors, after.dropped], [0, 0]);
+    }
     for (const stats of [sent, got]) {
       assert.deepEqual([stats.rxErrors, stats.txErrors, stats.rxDropped, stats.txDropped], [0, 0, 0, 0]);
     }
@@ -93,6 +103,8 @@ linkTest('a frame that is too long for the NIC is refused, and the next one pass
     for (const bytes of [giant, frame(3, 1519), full]) send(sender, bytes);
     assert.deepEqual(receive(receiver), full);
     assert.equal(kernelStats(to).rxPackets - before.rxPackets, 1);
+    const counters = await (from === guestEnd ? link.guest : link.serve).counters();
+    assert.equal(counters.port.tooLong, 2);
   }
 });
 
@@ -113,6 +125,11 @@ linkTest('--pcap of the backend holds what passed', { serve: ['--pcap', captureP
     at += frame.length;
   }
 });
+
+/** A side's counters of one direction, as the guest sees it. */
+async function moved(side: Program, direction: 'rx' | 'tx') {
+  return total((await side.counters()).queues, direction);
+}
 
 function capturePath(): string {
   return join(process.env.TMPDIR ?? '/tmp', `polynic-frames-${process.pid}.pcapng`);

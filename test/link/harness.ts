@@ -143,6 +143,11 @@ export class Link {
     const files = readdirSync(this.folder);
     rmSync(this.folder, { recursive: true });
     assert.deepEqual(files, [], 'files left behind');
+    for (const { ending, left, output } of this.#programs) {
+      if (ending?.signal) continue;
+      assert.equal(ending?.code, 0, output);
+      assert.deepEqual(left, { fds: 0, mappings: 0, buffers: 0 }, output);
+    }
     for (const { pid } of this.#programs) assert.ok(!existsSync(`/proc/${pid}`), `process ${pid} is left`);
   }
 
@@ -151,7 +156,7 @@ export class Link {
   }
 
   #spawn(words: string[]): Program {
-    const program = new Program(words);
+    const program = new Program([...words, '--child-of', String(process.pid)]);
     this.#programs.push(program);
     return program;
   }

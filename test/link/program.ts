@@ -2,9 +2,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import type { ChildCounters, Leaks } from '../../src/cli/parent.js';
 
 const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
-const MORTAL = new URL('./mortal.js', import.meta.url).href;
 
 /** A machine with more to do than cores to do it takes its time to start a process. */
 export const PATIENCE_MS = 60_000;
@@ -29,12 +29,10 @@ export class Program {
   readonly #child: ChildProcess;
   readonly #listeners = new Set<() => void>();
 
-  /** Runs `polynic` with these words. It ends with this process at the latest. */
+  /** Runs `polynic` with these words; with `--child-of` it dies with us. */
   constructor(words: readonly string[]) {
-    this.#child = spawn(process.execPath, ['--import', MORTAL, POLYNIC, ...words], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, POLYNIC_TEST: String(process.pid) },
-    });
+    this.#child = spawn(process.execPath, [POLYNIC, ...words], { stdio: ['pipe', 'pipe', 'pipe'] });
+    this.#child.stdin!.on('error', () => {}); // it was killed while we asked
     this.pid = this.#child.pid!;
     this.#child.stdout!.setEncoding('utf8').on('data', text => {
       this.stdout += text;
@@ -64,6 +62,20 @@ export class Program {
     this.#child.kill(signal);
     await this.#until(() => this.ending !== null, PATIENCE_MS, `to end after ${signal}`);
     return this.ending!;
+  }
+
+  /** Its counters now; only from one that was started with `--child-of`. */
+  async counters(): Promise<ChildCounters> {
+    const { length } = this.stdout;
+    this.#child.stdin!.write('\n');
+    await this.says(/^\{"queues.*\}$/m, { after: length });
+    return JSON.parse(/^\{"queues.*\}$/m.exec(this.stdout.slice(length))![0]) as ChildCounters;
+  }
+
+  /** What it held after it had closed everything, by its own account; null: it did not say. */
+  get left(): Leaks | null {
+    const line = /^\{"left.*\}$/m.exec(this.stdout);
+    return line && (JSON.parse(line[0]) as { left: Leaks }).left;
   }
 
   get alive(): boolean {
