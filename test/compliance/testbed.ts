@@ -81,7 +81,8 @@ export class Testbed {
   onBarrier: () => void = () => {};
   /** Guest physical addresses of pages that no region holds. */
   readonly forbidden: readonly bigint[];
-  readonly #stack = arena.allocate(STACK_BYTES);
+  /** Window address of the programs' stack. */
+  readonly stack = arena.allocate(STACK_BYTES);
   readonly #driverQueues: DriverQueues;
   readonly #memory: GuestMemory;
   readonly #canaries: readonly number[];
@@ -228,7 +229,7 @@ export class Testbed {
     this.#driverQueues.close();
     this.table.close();
     this.ram.close();
-    arena.free(this.#stack);
+    arena.free(this.stack);
     arena.free(this.guestBatch.address);
     arena.free(this.deviceBatch.address);
   }
@@ -251,7 +252,7 @@ export class Testbed {
   #jit(program: Program, barriers: boolean) {
     const { module } = compile(program, {
       contextSize: this.rx.contextSize,
-      stackBase: this.#stack,
+      stackBase: this.stack,
       helpers: this.#helpers(barriers),
       budget: 65536,
       sharedMemory: true,
@@ -270,7 +271,7 @@ export class Testbed {
     const sandbox = {
       memory: window.memory,
       contextSize: this.rx.contextSize,
-      stackBase: this.#stack,
+      stackBase: this.stack,
       budget: 65536,
       helpers: this.#helpers(barriers),
       implementations,

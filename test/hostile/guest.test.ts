@@ -97,6 +97,7 @@ function deviceTurn(
   const budget = 1 + random(20);
   const past = side.queue.stats.errors;
   const receives = side.direction === 'rx';
+  assert.ok(ring.pending(address) <= NUM, 'more waiting than the ring holds');
   const frames = ring[receives ? 'room' : 'pop'](address, deviceBatch.address, budget);
   assert.ok(frames <= budget, `${frames} frames for a budget of ${budget}`);
   assert.ok(side.queue.stats.errors - past + frames <= budget + 1, 'more descriptors than the budget');
