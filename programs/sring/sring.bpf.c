@@ -8,12 +8,25 @@
 
 BPFHV_INLINE struct sring_ring *ring_of(struct bpfhv_ctx *ctx) { return (struct sring_ring *)ctx->opaque; }
 
+/*
+ * The device has read the descriptors ahead of prod a round ago, so the first store to each of their cache lines waits for
+ * the other core, and the barrier in publish waits for the store: once every three packets. Storing to three lines at
+ * once, every eighth packet, makes one wait of the three. The pad is nobody's, in slots that the device has too.
+ */
+BPFHV_INLINE void fetch_ahead(struct sring_ring *ring, u32 prod, u32 qmask) {
+    if ((prod & 7) != 0) return;
+    for (u32 i = 0; i < 8; i++) WRITE_ONCE(ring->desc[(prod + i) & qmask].pad, 0);
+}
+
+enum { NOT_AHEAD, AHEAD };
+
 /* Appends bufs[0..num_bufs), makes them visible, and says whether the device wants to be told. */
-BPFHV_INLINE int publish(struct bpfhv_ctx *ctx, u32 num_bufs) {
+BPFHV_INLINE int publish(struct bpfhv_ctx *ctx, u32 num_bufs, int ahead) {
     struct sring_ring *ring = ring_of(ctx);
     u32 prod = READ_ONCE(ring->prod);
     u32 qmask = READ_ONCE(ring->qmask);
 
+    if (ahead) fetch_ahead(ring, prod, qmask);
     for (u32 i = 0; i < num_bufs; i++) {
         const struct bpfhv_buf *buf = &ctx->bufs[i];
         struct sring_desc *desc = &ring->desc[(prod + i) & qmask];
@@ -82,7 +95,7 @@ BPFHV_PROGRAM("rxp") int sring_rx_publish(struct bpfhv_rx_context *ctx) {
     u32 num_bufs = ctx->num_bufs;
 
     if (num_bufs > BPFHV_MAX_BUFS) return -BPFHV_EINVAL;
-    return publish(ctx, num_bufs);
+    return publish(ctx, num_bufs, NOT_AHEAD);
 }
 
 BPFHV_PROGRAM("rxc") int sring_rx_complete(struct bpfhv_rx_context *ctx) {
@@ -103,24 +116,9 @@ BPFHV_PROGRAM("rxi") int sring_rx_interrupts(struct bpfhv_rx_context *ctx) {
 
 BPFHV_PROGRAM("rxr") int sring_rx_reclaim(struct bpfhv_rx_context *ctx) { return reclaim(ctx, BPFHV_MAX_BUFS); }
 
-/*
- * The device has read the descriptors ahead of prod a round ago, so the first store to each of their cache lines waits for
- * the other core, and the barrier in publish waits for the store: once every three packets. Storing to three lines at
- * once, every eighth packet, makes one wait of the three. The pad is nobody's, in slots that the device has too.
- */
-BPFHV_INLINE void fetch_ahead(struct bpfhv_ctx *ctx) {
-    struct sring_ring *ring = ring_of(ctx);
-    u32 prod = READ_ONCE(ring->prod);
-    u32 qmask = READ_ONCE(ring->qmask);
-
-    if ((prod & 7) != 0) return;
-    for (u32 i = 0; i < 8; i++) WRITE_ONCE(ring->desc[(prod + i) & qmask].pad, 0);
-}
-
 BPFHV_PROGRAM("txp") int sring_tx_publish(struct bpfhv_tx_context *ctx) {
     if (ctx->num_bufs != 1) return -BPFHV_EINVAL;
-    fetch_ahead(ctx);
-    return publish(ctx, 1);
+    return publish(ctx, 1, AHEAD);
 }
 
 BPFHV_PROGRAM("txc") int sring_tx_complete(struct bpfhv_tx_context *ctx) { return complete(ctx); }
