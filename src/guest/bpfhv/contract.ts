@@ -61,26 +61,32 @@ export async function readContract(transport: BpfhvTransport): Promise<Contract>
 
 interface OwnQueue extends DriverQueue {
   readonly direction: Direction;
-  /** Window addresses: in guest memory … */
+  /** Window addresses in guest memory. */
   readonly context: number;
   readonly bufferBase: number;
-  /** … and in the arena. */
-  readonly lists: number;
 }
 
 /** All queues of a contract: contexts and buffers in guest memory, bookkeeping in the arena. `close` gives everything back. */
 export class DriverQueues {
   readonly all: readonly OwnQueue[];
+  /** What has been taken of guest memory and arena, and how to give it back. */
+  readonly #taken: (() => void)[] = [];
   readonly #host: { transport: BpfhvTransport; arena: Arena; window: Window };
 
+  /** Throws MemoryError MEMORY_FULL when guest memory or arena is too small for the contract, and leaves nothing taken. */
   constructor(contract: Contract, host: { transport: BpfhvTransport; arena: Arena; window: Window }) {
     this.#host = host;
     const { numRxQueues, numTxQueues } = contract;
-    this.all = Array.from({ length: numRxQueues + numTxQueues }, (_, index) =>
-      index < numRxQueues
-        ? this.#make(index, 'rx', contract.numRxBufs, contract.rxContextSize)
-        : this.#make(index, 'tx', contract.numTxBufs, contract.txContextSize),
-    );
+    try {
+      this.all = Array.from({ length: numRxQueues + numTxQueues }, (_, index) =>
+        index < numRxQueues
+          ? this.#make(index, 'rx', contract.numRxBufs, contract.rxContextSize)
+          : this.#make(index, 'tx', contract.numTxBufs, contract.txContextSize),
+      );
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   get rx(): DriverQueue[] {
@@ -104,22 +110,22 @@ export class DriverQueues {
   }
 
   close(): void {
-    const { transport, arena } = this.#host;
-    for (const { address, lists, context, bufferBase } of this.all) {
-      arena.free(address);
-      arena.free(lists);
-      transport.ram.free(context);
-      transport.ram.free(bufferBase);
-    }
+    for (const giveBack of this.#taken.splice(0)) giveBack();
+  }
+
+  #take(from: { allocate(size: number): number; free(address: number): void }, size: number): number {
+    const address = from.allocate(size);
+    this.#taken.push(() => from.free(address));
+    return address;
   }
 
   #make(index: number, direction: Direction, num: number, contextSize: number): OwnQueue {
     const { transport, arena, window } = this.#host;
     const { ram } = transport;
-    const context = ram.allocate(contextSize);
-    const bufferBase = ram.allocate(num * BUFFER_STRIDE);
-    const address = arena.allocate(L.DRIVER_SIZE);
-    const lists = arena.allocate(num * 5); // the stack of free buffers, then an owner byte for each
+    const context = this.#take(ram, contextSize);
+    const bufferBase = this.#take(ram, num * BUFFER_STRIDE);
+    const address = this.#take(arena, L.DRIVER_SIZE);
+    const lists = this.#take(arena, num * 5); // the stack of free buffers, then an owner byte for each
     const number = (section: ProgramSection) => PROGRAMS.find(program => program.section === section)!.number;
     const fields: [number, number][] = [
       [L.DRIVER_CONTEXT, context],
@@ -138,7 +144,7 @@ export class DriverQueues {
     window.longs[(address + L.DRIVER_BUFFERS_GPA) / 8] = ram.toGuest(bufferBase);
     const doorbell = transport.doorbell(index);
     const interrupt = transport.interrupt(index);
-    return { index, direction, address, buffers: num, doorbell, interrupt, context, bufferBase, lists };
+    return { index, direction, address, buffers: num, doorbell, interrupt, context, bufferBase };
   }
 
   #plain(direction: Direction): DriverQueue[] {

@@ -26,6 +26,8 @@ import { helperImplementations } from './helpers.js';
 import { PROGRAMS } from './registers.js';
 
 const RX_BUDGET = 64;
+/** Numbers that the programs of one contract may have printed: a program must not fill the main thread's memory with them. */
+const MAX_PRINTS = 64;
 const FIRST_LOOK = 16;
 const MAX_QUEUES = 64;
 
@@ -142,9 +144,10 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   }
 
   #attach({ programs, rx, tx }: Extract<DriverCommand, { op: 'attach' }>): void {
-    const helpers = helperImplementations(this.#calls, value =>
-      this.#emit({ queue: -1, reason: `a program prints ${value}` }),
-    );
+    let prints = 0;
+    const helpers = helperImplementations(this.#calls, value => {
+      if (prints++ < MAX_PRINTS) this.#emit({ queue: -1, reason: `a program prints ${value}` });
+    });
     const explain: ((error: unknown) => Error | null)[] = [];
     for (const { number, section } of PROGRAMS) {
       const module = programs[section];

@@ -154,7 +154,7 @@ export class BpfhvDriver {
           // The contract can't be taken, or the device went away in the middle: stand still until something changes.
           this.#broken = this.#options.transport.present;
           this.#log('error', (error as Error).message);
-          await this.#detach();
+          await this.#detach().catch((later: Error) => this.#log('error', later.message));
         }
       }
     } finally {
@@ -177,7 +177,12 @@ export class BpfhvDriver {
 
     const wanted = this.#wanted && this.#queues !== null && !this.#broken;
     if (wanted && !this.#running) await this.#bringUp();
-    if (!wanted && this.#running) await this.#bringDown();
+    if (!wanted && this.#running) {
+      const seized = await this.#bringDown();
+      // Its rings may hold what is not the device's any more: they are set up anew before they are used again.
+      if (seized > 0 || this.#broken) await this.#detach();
+    }
+    if (!this.#wanted) this.#broken = false;
     if (this.#running && (status & STATUS.UPGRADE) === 0) await this.#followLink();
   }
 
@@ -198,9 +203,12 @@ export class BpfhvDriver {
   }
 
   async #detach(): Promise<void> {
-    if (this.#running) await this.#bringDown();
-    this.#queues?.close();
-    this.#queues = null;
+    try {
+      if (this.#running) await this.#bringDown();
+    } finally {
+      this.#queues?.close();
+      this.#queues = null;
+    }
   }
 
   async #bringUp(): Promise<void> {
@@ -219,7 +227,8 @@ export class BpfhvDriver {
     for (const resolve of this.#waiters.splice(0)) resolve();
   }
 
-  async #bringDown(): Promise<void> {
+  /** Returns how many buffers had to be taken by force. */
+  async #bringDown(): Promise<number> {
     const { transport, netdev } = this.#options;
     this.#running = false;
     netdev.setCarrier?.(false);
@@ -229,6 +238,7 @@ export class BpfhvDriver {
     this.#seized += seized;
     if (seized > 0) this.#log('warn', `the device did not give back ${seized} buffers: they were taken`);
     this.#log('info', `device stopped, ${reclaimed} unused buffers reclaimed`);
+    return seized;
   }
 
   async #followLink(): Promise<void> {
