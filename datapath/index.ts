@@ -32,6 +32,17 @@ export {
   sring_tx_complete,
   sring_tx_pop,
 } from './sring';
+export {
+  vring_packed_init,
+  vring_packed_kicks,
+  vring_packed_pending,
+  vring_packed_resume,
+  vring_packed_rx_push,
+  vring_packed_rx_room,
+  vring_packed_size,
+  vring_packed_tx_complete,
+  vring_packed_tx_pop,
+} from './vring-packed';
 
 import { count } from './batch';
 import { windowAddress } from './memory';

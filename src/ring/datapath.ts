@@ -25,6 +25,16 @@ export interface DatapathExports {
   sring_rx_push(queue: number, batch: number, n: number): number;
   sring_kicks(queue: number, on: boolean): number;
 
+  vring_packed_size(num: number): number;
+  vring_packed_init(queue: number): void;
+  vring_packed_resume(queue: number): number;
+  vring_packed_pending(queue: number): number;
+  vring_packed_tx_pop(queue: number, batch: number, budget: number): number;
+  vring_packed_tx_complete(queue: number, batch: number, n: number): number;
+  vring_packed_rx_room(queue: number, batch: number, budget: number): number;
+  vring_packed_rx_push(queue: number, batch: number, n: number): number;
+  vring_packed_kicks(queue: number, on: boolean): number;
+
   driver_reset(driver: number, buffers: number): void;
   driver_fail(driver: number, reason: number): void;
   driver_tx_room(driver: number, batch: number, want: number): number;

@@ -1,8 +1,9 @@
 /** The device types there are. A new one is an entry here. */
 import type { DeviceType } from './ring.js';
 import { sring } from './sring.js';
+import { vringPacked } from './vring-packed.js';
 
-const TYPES: readonly DeviceType[] = [sring];
+const TYPES: readonly DeviceType[] = [sring, vringPacked];
 
 export const deviceTypeNames: readonly string[] = TYPES.map(type => type.name);
 

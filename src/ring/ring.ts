@@ -34,6 +34,8 @@ export interface DeviceType {
   readonly features: bigint;
   /** Bytes of a frame at most. */
   readonly maxFrame: number;
+  /** Descriptors of a ring at most, where the format can't hold as many as a NIC may have. */
+  readonly maxBufs?: number;
   /** The ELF object with the eBPF programs. */
   readonly programs: URL;
   ring(datapath: Datapath): Ring;
