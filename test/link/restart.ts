@@ -1,5 +1,6 @@
 /** Interfaces that go down and up, and guests that come and go, with traffic on the cable; what stays must not grow. */
 import assert from 'node:assert/strict';
+import type { TestContext } from 'node:test';
 import type { Link } from './harness.js';
 import type { Holdings, Program } from './program.js';
 import type { UdpFlow } from './traffic.js';
@@ -8,8 +9,13 @@ const PACE = 5_000;
 /** Datagrams that must get through before the next blow. */
 const BETWEEN = 50;
 
-/** Sets the guest's interface down and up again, `times` times. Both processes stay and must not hold more in the end. */
-export async function downAndUp(link: Link, times: number): Promise<void> {
+/** Sets the guest's interface down and up again, `times` times or until `deadline` (performance.now()). Both processes stay and must not hold more in the end. */
+export async function downAndUp(
+  link: Link,
+  t: TestContext,
+  times: number,
+  deadline = Number.POSITIVE_INFINITY,
+): Promise<void> {
   const { guestEnd, hostEnd } = link;
   const flows = [
     await link.flow(guestEnd, hostEnd, { seed: 21, pace: PACE }),
@@ -22,14 +28,19 @@ export async function downAndUp(link: Link, times: number): Promise<void> {
   };
   await cycle(); // what is made only once is made now
   const before = [held(link.guest), held(link.serve)];
-  for (let i = 0; i < times; i++) await cycle();
+  await repeat(t, cycle, times, deadline);
   assert.deepEqual([held(link.guest), held(link.serve)], before, 'what the processes hold');
   for (const flow of flows) await endFlow(flow);
   assertNoBuffersLost(link.guest);
 }
 
-/** Ends the guest process and starts another, `times` times. The backend stays and must not hold more in the end. */
-export async function guestRestarts(link: Link, times: number): Promise<void> {
+/** Ends the guest process and starts another, `times` times or until `deadline`. The backend stays and must not hold more in the end. */
+export async function guestRestarts(
+  link: Link,
+  t: TestContext,
+  times: number,
+  deadline = Number.POSITIVE_INFINITY,
+): Promise<void> {
   const { guestEnd, hostEnd } = link;
   const flows = [
     await link.flow(guestEnd, hostEnd, { seed: 23, pace: PACE }),
@@ -45,9 +56,25 @@ export async function guestRestarts(link: Link, times: number): Promise<void> {
   };
   await restart();
   const before = held(link.serve);
-  for (let i = 0; i < times; i++) await restart();
+  await repeat(t, restart, times, deadline);
   assert.deepEqual(held(link.serve), before, 'what the backend holds');
   for (const flow of flows) await endFlow(flow);
+}
+
+/** Does something `times` times; after the deadline no more, which it says. */
+export async function repeat(
+  t: TestContext,
+  action: () => Promise<void>,
+  times: number,
+  deadline: number,
+): Promise<void> {
+  for (let i = 0; i < times; i++) {
+    if (performance.now() > deadline) {
+      t.diagnostic(`out of time after ${i} of ${times}`);
+      return;
+    }
+    await action();
+  }
 }
 
 /** What arrived must have been right, whatever was lost meanwhile. */
