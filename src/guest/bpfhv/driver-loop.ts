@@ -56,6 +56,8 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   #look = FIRST_LOOK;
   /** The queue whose programs run, for the one that traps. */
   #active: DriverQueue | null = null;
+  /** Queues whose fault the main thread has heard of. */
+  readonly #told = new Set<number>();
   #explain: readonly ((error: unknown) => Error | null)[] = [];
 
   constructor({ window, data, emit }: LoopStart<DriverLoopData>) {
@@ -195,6 +197,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   }
 
   #reset(): void {
+    this.#told.clear();
     for (const queue of [...this.#rx, ...this.#tx]) this.#calls.driver_reset(queue.address, queue.buffers);
   }
 
@@ -256,8 +259,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   /** Passes a count through; a negative one is a fault of the queue, told once. */
   #checked(queue: DriverQueue, result: number): number {
     if (result >= 0) return result;
-    const reason = FAULTS[this.#word(queue.address, L.DRIVER_FAULT)] ?? 'unknown fault';
-    this.#emit({ queue: queue.index, reason });
+    this.#tell(queue, FAULTS[this.#word(queue.address, L.DRIVER_FAULT)] ?? 'unknown fault');
     return 0;
   }
 
@@ -276,7 +278,14 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     const queue = this.#active;
     this.#calls.driver_fail(queue.address, L.FAULT_PROGRAM);
     const cause = this.#explain.map(explain => explain(error)).find(fault => fault !== null);
-    this.#emit({ queue: queue.index, reason: (cause ?? error).message });
+    this.#tell(queue, (cause ?? error).message);
+  }
+
+  /** The first fault of a queue is news; what follows from it, at the latest when it is stopped, is not. */
+  #tell(queue: DriverQueue, reason: string): void {
+    if (this.#told.has(queue.index)) return;
+    this.#told.add(queue.index);
+    this.#emit({ queue: queue.index, reason });
   }
 
   #kick(queue: DriverQueue): void {
