@@ -76,6 +76,40 @@ export function endRoom(batch: usize, frame: usize, end: u32): void {
   store<u32>(batch, load<u32>(batch, L.BATCH_IOV_USED) + 1, L.BATCH_IOV_USED);
 }
 
+/**
+ * All of it at once for a frame of one buffer, which is most of them: begins it, appends the buffer, ends it. `room`: it waits to be filled, as
+ * by `endRoom`.
+ */
+export function addFrame(batch: usize, flat: u64, window: usize, length: u32, room: bool, end: u32): void {
+  const index = load<u32>(batch, L.BATCH_COUNT);
+  const slot = load<u32>(batch, L.BATCH_IOV_USED);
+  const frame = frameAt(batch, index);
+  const header = <usize>load<u32>(batch, L.BATCH_HEADERS) + <usize>index * L.VNET_HEADER_STRIDE;
+  const iov = <usize>load<u32>(batch, L.BATCH_IOV) + <usize>slot * L.IOVEC_SIZE;
+  const win = <usize>load<u32>(batch, L.BATCH_WIN) + ((<usize>slot + 1) << 2);
+  const base = load<u64>(batch, L.BATCH_BASE);
+  store<u64>(header, 0);
+  store<u32>(header, 0, 8);
+  store<u64>(iov, base + header, L.IOVEC_BASE);
+  store<u64>(iov, L.VNET_HEADER_SIZE, L.IOVEC_LENGTH);
+  store<u64>(iov, flat, L.IOVEC_SIZE + L.IOVEC_BASE);
+  store<u64>(iov, <u64>length, L.IOVEC_SIZE + L.IOVEC_LENGTH);
+  store<u32>(win, <u32>window);
+  if (room) {
+    store<u64>(iov, base + load<u32>(batch, L.BATCH_SPILL), 2 * L.IOVEC_SIZE + L.IOVEC_BASE);
+    store<u64>(iov, 1, 2 * L.IOVEC_SIZE + L.IOVEC_LENGTH);
+  }
+  store<u32>(frame, <u32>iov, L.FRAME_IOV);
+  store<u32>(frame, 2, L.FRAME_IOVS);
+  store<u32>(frame, length, L.FRAME_LENGTH);
+  store<u32>(frame, room ? length : 0, L.FRAME_ROOM);
+  store<u32>(frame, <u32>header, L.FRAME_HEADER);
+  store<u32>(frame, end, L.FRAME_END);
+  store<u32>(frame, <u32>win, L.FRAME_WIN);
+  store<u32>(batch, slot + (room ? 3 : 2), L.BATCH_IOV_USED);
+  store<u32>(batch, index + 1, L.BATCH_COUNT);
+}
+
 /** Adds to a u64 counter. */
 export function count(stats: usize, counter: usize, n: u64): void {
   store<u64>(stats + counter, load<u64>(stats + counter) + n);

@@ -9,7 +9,7 @@
  * ```
  * A bad descriptor goes back together with the frame behind it, and at the end of a batch that was taken as a whole.
  */
-import { addBuffer, beginFrame, count, endFrame, endRoom, frameAt } from './batch';
+import { addFrame, count, frameAt } from './batch';
 import * as L from './layout';
 import { findRegion } from './memory';
 
@@ -24,15 +24,14 @@ export function take(queue: usize, batch: usize, gpa: u64, length: u32, receive:
   }
   const offset = gpa - load<u64>(region, L.REGION_GPA);
   const window = <usize>load<u32>(region, L.REGION_WINDOW);
-  const frame = beginFrame(batch);
-  addBuffer(
-    frame,
+  addFrame(
+    batch,
     load<u64>(region, L.REGION_FLAT) + offset,
     window == 0 ? 0 : window + <usize>offset,
     receive ? min(length, most) : length,
+    receive,
+    end,
   );
-  if (receive) endRoom(batch, frame, end);
-  else endFrame(batch, frame, end);
 }
 
 /** A descriptor that makes no sense. */

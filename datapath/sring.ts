@@ -11,9 +11,9 @@
  * The guest stores prod and clear, the device cons. The mask, the number of descriptors and cons are kept in the queue, out of the guest's
  * reach; of the guest's fields only prod, intr_at | intr_enabled and the descriptors are read, each once.
  */
-import { addBuffer, beginFrame, clear, count, endFrame, endRoom, frameAt, hasRoom } from './batch';
+import { clear, frameAt, hasRoom } from './batch';
 import * as L from './layout';
-import { findRegion } from './memory';
+import { account, endOf, refuse, take } from './queue';
 
 const PROD = 0; // u32, guest
 const INTR = 4; // u32, guest: intr_at (tx) | intr_enabled (rx)
@@ -59,7 +59,7 @@ export function sring_pending(queue: usize): u32 {
   const pending = prod - load<u32>(queue, L.QUEUE_CONS);
   if (pending <= load<u32>(queue, L.QUEUE_NUM)) return pending;
   store<u32>(queue, L.FAULT_INDEX, L.QUEUE_FAULT);
-  count(queue + L.QUEUE_STATS, L.STAT_ERRORS, 1);
+  refuse(queue);
   return 0;
 }
 
@@ -79,10 +79,7 @@ export function sring_tx_complete(queue: usize, batch: usize, n: u32): bool {
   const old = load<u32>(queue, L.QUEUE_CONS);
   const cons = endOf(queue, batch, n);
   if (cons == old) return false;
-
-  let bytes: u64 = 0;
-  for (let i: u32 = 0; i < n; i++) bytes += load<u32>(frameAt(batch, i), L.FRAME_LENGTH);
-  account(queue, n, bytes, cons - old);
+  account(queue, batch, n, cons - old);
 
   store<u32>(queue, cons, L.QUEUE_CONS);
   atomic.store<u32>(ring, cons, CONS);
@@ -96,19 +93,16 @@ export function sring_rx_push(queue: usize, batch: usize, n: u32): bool {
   const mask = load<u32>(queue, L.QUEUE_NUM) - 1;
   const old = load<u32>(queue, L.QUEUE_CONS);
   let slot = old;
-  let bytes: u64 = 0;
   for (let i: u32 = 0; i < n; i++) {
     const frame = frameAt(batch, i);
     const own = load<u32>(frame, L.FRAME_END) - 1;
     while (slot != own) setLength(ring, slot++ & mask, 0); // a bad buffer goes back empty
-    const length = load<u32>(frame, L.FRAME_LENGTH);
-    setLength(ring, slot++ & mask, length);
-    bytes += length;
+    setLength(ring, slot++ & mask, load<u32>(frame, L.FRAME_LENGTH));
   }
   const cons = endOf(queue, batch, n);
   while (slot != cons) setLength(ring, slot++ & mask, 0);
   if (cons == old) return false;
-  account(queue, n, bytes, cons - old);
+  account(queue, batch, n, cons - old);
 
   store<u32>(queue, cons, L.QUEUE_CONS);
   atomic.store<u32>(ring, cons, CONS);
@@ -127,8 +121,6 @@ function gather(queue: usize, batch: usize, budget: u32, receive: bool): u32 {
   const pending = sring_pending(queue);
   const ring = <usize>load<u32>(queue, L.QUEUE_RING);
   const mask = load<u32>(queue, L.QUEUE_NUM) - 1;
-  const regions = <usize>load<u32>(queue, L.QUEUE_REGIONS);
-  const most = load<u32>(queue, L.QUEUE_MAX_FRAME);
   let index = load<u32>(queue, L.QUEUE_CONS);
   const stop = index + min(pending, budget);
 
@@ -137,41 +129,12 @@ function gather(queue: usize, batch: usize, budget: u32, receive: bool): u32 {
     const gpa = load<u64>(descriptor, DESC_PADDR);
     const length = load<u32>(descriptor, DESC_LEN);
     index++;
-    const region = findRegion(regions, queue + L.QUEUE_HINT, gpa, <u64>length);
-    if (region == 0 || (!receive && length > most)) {
-      count(queue + L.QUEUE_STATS, L.STAT_ERRORS, 1);
-      continue;
-    }
-    const offset = gpa - load<u64>(region, L.REGION_GPA);
-    const window = <usize>load<u32>(region, L.REGION_WINDOW);
-    const frame = beginFrame(batch);
-    addBuffer(
-      frame,
-      load<u64>(region, L.REGION_FLAT) + offset,
-      window == 0 ? 0 : window + <usize>offset,
-      receive ? min(length, most) : length,
-    );
-    if (receive) endRoom(batch, frame, index);
-    else endFrame(batch, frame, index);
+    take(queue, batch, gpa, length, receive, index);
   }
   store<u32>(queue, index, L.QUEUE_SEEN);
   return load<u32>(batch, L.BATCH_COUNT);
 }
 
-/** The index behind the n-th frame, and behind bad descriptors that follow the last one. */
-function endOf(queue: usize, batch: usize, n: u32): u32 {
-  if (n == load<u32>(batch, L.BATCH_COUNT)) return load<u32>(queue, L.QUEUE_SEEN);
-  return n == 0 ? load<u32>(queue, L.QUEUE_CONS) : load<u32>(frameAt(batch, n - 1), L.FRAME_END);
-}
-
 function setLength(ring: usize, slot: u32, length: u32): void {
   store<u32>(ring + DESCRIPTORS + <usize>slot * DESC_SIZE, length, DESC_LEN);
-}
-
-function account(queue: usize, packets: u32, bytes: u64, buffers: u32): void {
-  const stats = queue + L.QUEUE_STATS;
-  count(stats, L.STAT_PACKETS, packets);
-  count(stats, L.STAT_BYTES, bytes);
-  count(stats, L.STAT_BUFFERS, buffers);
-  count(stats, L.STAT_BATCHES, 1);
 }
