@@ -178,16 +178,17 @@ export class Nic implements NicControl {
         );
       }
     }
+    const { device } = this.#options;
+    const mostBufs = Math.min(this.#limits.bufs, device.maxBufs ?? Number.POSITIVE_INFINITY);
     for (const [what, n] of [
       ['receive', numRxBufs],
       ['transmit', numTxBufs],
     ] as const) {
-      if (n < MIN_BUFS || n > this.#limits.bufs || (n & (n - 1)) !== 0) {
-        const range = `a power of two from ${MIN_BUFS} to ${this.#limits.bufs}`;
+      if (n < MIN_BUFS || n > mostBufs || (n & (n - 1)) !== 0) {
+        const range = `a power of two from ${MIN_BUFS} to ${mostBufs}`;
         throw new NicError('NIC_PARAMETERS', `${n} ${what} buffers: ${range} can be had`);
       }
     }
-    const { device } = this.#options;
     const sizes = {
       rxContextSize: this.#ring.contextSize(numRxBufs),
       txContextSize: this.#ring.contextSize(numTxBufs),
