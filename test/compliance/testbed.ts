@@ -23,6 +23,7 @@ import { BPFHV_HELPERS, helperImplementations } from '../../src/guest/bpfhv/help
 import { PROGRAMS } from '../../src/guest/bpfhv/registers.js';
 import type { BpfhvTransport } from '../../src/guest/bpfhv/transport.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
+import { eventually as tryFor } from '../../src/linux/testing.js';
 import { Arena } from '../../src/memory/arena.js';
 import { GuestMemory, type RegionTable } from '../../src/memory/guest-memory.js';
 import { WINDOW_PAGES, Window } from '../../src/memory/window.js';
@@ -309,4 +310,9 @@ export function randomFrom(seed: number): (below: number) => number {
     mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
     return ((mixed ^ (mixed >>> 14)) >>> 0) % below;
   };
+}
+
+/** Tries until `attempt` gives something. Generous: a machine that is busy with other things is no failure. */
+export function eventually<T>(attempt: () => T | null | undefined | false): Promise<T> {
+  return tryFor(attempt, 30_000);
 }

@@ -75,7 +75,7 @@ test('a device that mutates the shared context between any two steps of the driv
   const live = arena.live;
   const bed = new Testbed({ device: 'sring', num: NUM });
   const { calls } = bed.datapath;
-  const goal = LONG ? 1_000_000 : 250_000;
+  const goal = LONG ? 1_000_000 : 150_000;
   let mutations = 0;
   const faults = { [L.FAULT_COMPLETION]: 0, [L.FAULT_PROGRAM]: 0 };
   let frames = 0;

@@ -10,10 +10,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as L from '../../datapath/layout.js';
-import { eventually } from '../../src/linux/testing.js';
 import { ARENA_END, ARENA_START } from '../../src/memory/window.js';
 import { ReceiveFlow, TransmitFlow } from '../compliance/actors.js';
-import { arena, randomFrom, type Side, Testbed, window } from '../compliance/testbed.js';
+import { arena, eventually, randomFrom, type Side, Testbed, window } from '../compliance/testbed.js';
 import { nicTest, RX, TX } from '../unit/nic-rig.js';
 import { Invariants } from './invariants.js';
 import { mutate, publishAnything } from './mutations.js';

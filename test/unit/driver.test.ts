@@ -6,11 +6,10 @@ import { assemble } from '../../src/ebpf/asm.js';
 import { loadObject } from '../../src/ebpf/elf.js';
 import type { OwnedFd } from '../../src/linux/fd.js';
 import { createMemfd } from '../../src/linux/memfd.js';
-import { eventually } from '../../src/linux/testing.js';
 import type { NicControl } from '../../src/nic/control.js';
 import type { Nic } from '../../src/nic/nic.js';
 import { deviceType } from '../../src/ring/registry.js';
-import { arena, window } from '../compliance/testbed.js';
+import { arena, eventually, window } from '../compliance/testbed.js';
 import { type Guest, guestTest } from './driver-rig.js';
 import { writeObject } from './ebpf-elf-writer.js';
 
@@ -22,7 +21,7 @@ for (const spin of [false, true]) {
     guest.connect(backend.nic);
     await guest.driver.setInterfaceUp(true);
     await guest.driver.whenRunning();
-    await eventually(() => backend.flow.sequence > 20_000, 30_000);
+    await eventually(() => backend.flow.sequence > 20_000);
     await guest.driver.setInterfaceUp(false);
     assert.equal(guest.driver.running, false);
     const tx = guest.driver.stats().queues.find(({ direction }) => direction === 'tx')!;
@@ -41,7 +40,7 @@ for (const spin of [false, true]) {
     const backend = await make.backend('source:len=1518', { spin });
     guest.connect(backend.nic);
     await guest.driver.setInterfaceUp(true);
-    await eventually(() => guest.flow.sequence > 20_000, 30_000);
+    await eventually(() => guest.flow.sequence > 20_000);
     await guest.driver.setInterfaceUp(false);
     // What the device had received when it stopped was still delivered.
     assert.deepEqual(guest.flow, { sequence: backend.flow.sequence, outOfOrder: 0 });

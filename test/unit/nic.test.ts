@@ -5,9 +5,8 @@ import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
 import { createMemfd } from '../../src/linux/memfd.js';
 import { openMappings } from '../../src/linux/mmap.js';
-import { eventually } from '../../src/linux/testing.js';
 import type { NicParameters } from '../../src/nic/control.js';
-import { arena, window } from '../compliance/testbed.js';
+import { arena, eventually, window } from '../compliance/testbed.js';
 import { nicTest, RX, TX } from './nic-rig.js';
 
 const code = (code: string) => ({ code });
