@@ -66,40 +66,67 @@ BPFHV_INLINE int publish(struct bpfhv_ctx *ctx, u32 num_bufs, u32 direction) {
 /* A device that is done with a descriptor makes both bits equal to the wrap counter of the lap. */
 BPFHV_INLINE int is_used(u32 flags, u32 wrap) { return (flags & DESC_TURN) == (wrap ? DESC_TURN : 0); }
 
-/* Copies the descriptor at next_used, whose second half is `word`, into bufs[slot] and moves on. 0, or < 0: the id is of no descriptor that is out. */
-BPFHV_INLINE int take(struct bpfhv_ctx *ctx, u32 slot, u32 index, u64 word) {
-    struct vring_packed *ring = ring_of(ctx);
-    struct bpfhv_buf *buf = &ctx->bufs[slot];
-    u32 num = READ_ONCE(ring->num_desc);
-    u32 id = word >> 32 & 0xffff;
-    struct vring_packed_state *state = &states_of(ring)[id];
+/* The used side of the ring, as the program found it and as it goes on from there. */
+struct used_side {
+    struct vring_packed_state *states;
+    u32 num;
+    u32 index;
+    u32 wrap;
+    u32 free_id;
+};
 
-    if (id >= num || (READ_ONCE(state->word) & 0xffff) == 0) return -BPFHV_EINVAL;
+BPFHV_INLINE struct used_side used_side_of(struct vring_packed *ring) {
+    struct used_side used = {
+        .states = states_of(ring),
+        .num = READ_ONCE(ring->num_desc),
+        .index = READ_ONCE(ring->next_used_idx),
+        .wrap = READ_ONCE(ring->used_wrap),
+        .free_id = READ_ONCE(ring->next_free_id),
+    };
+    return used;
+}
+
+BPFHV_INLINE void store_used_side(struct vring_packed *ring, struct used_side used) {
+    WRITE_ONCE(ring->next_free_id, used.free_id);
+    WRITE_ONCE(ring->next_used_idx, used.index);
+    WRITE_ONCE(ring->used_wrap, used.wrap);
+}
+
+/*
+ * Copies the descriptor at next_used, whose second half is `word`, into bufs[slot] and moves on. 0, or < 0: its id is of no
+ * descriptor that is out.
+ */
+BPFHV_INLINE int take(struct bpfhv_ctx *ctx, u32 slot, u64 word, struct used_side *used) {
+    struct bpfhv_buf *buf = &ctx->bufs[slot];
+    u32 id = word >> 32 & 0xffff;
+    struct vring_packed_state *state = &used->states[id];
+
+    if (id >= used->num || (READ_ONCE(state->word) & 0xffff) == 0) return -BPFHV_EINVAL;
     buf->cookie = READ_ONCE(state->cookie);
-    buf->paddr = READ_ONCE(ring->desc[index].addr);
+    buf->paddr = READ_ONCE(ring_of(ctx)->desc[used->index].addr);
     buf->vaddr = 0;
     buf->len = word;
     buf->reserved = 0;
 
-    WRITE_ONCE(state->word, (u64)READ_ONCE(ring->next_free_id) << 32);
-    WRITE_ONCE(ring->next_free_id, id);
-    if (++index >= num) {
-        index = 0;
-        WRITE_ONCE(ring->used_wrap, READ_ONCE(ring->used_wrap) ^ 1);
+    WRITE_ONCE(state->word, (u64)used->free_id << 32);
+    used->free_id = id;
+    if (++used->index >= used->num) {
+        used->index = 0;
+        used->wrap ^= 1;
     }
-    WRITE_ONCE(ring->next_used_idx, index);
     return 0;
 }
 
 /* Takes back one used descriptor as bufs[0]. 1, 0 when there is none, < 0 when its id makes no sense. */
 BPFHV_INLINE int complete(struct bpfhv_ctx *ctx) {
     struct vring_packed *ring = ring_of(ctx);
-    u32 index = READ_ONCE(ring->next_used_idx);
-    u64 word = BPFHV_OBSERVE(ring->desc[index].word);
+    struct used_side used = used_side_of(ring);
+    u64 word = BPFHV_OBSERVE(ring->desc[used.index].word);
 
-    if (!is_used(word >> 48, READ_ONCE(ring->used_wrap))) return 0;
-    int failed = take(ctx, 0, index, word);
+    if (!is_used(word >> 48, used.wrap)) return 0;
+    int failed = take(ctx, 0, word, &used);
     if (failed) return failed;
+    store_used_side(ring, used);
     ctx->num_bufs = 1;
     return 1;
 }
@@ -136,15 +163,16 @@ BPFHV_INLINE int interrupt_after(struct bpfhv_ctx *ctx, u32 wanted) {
  */
 BPFHV_INLINE int reclaim(struct bpfhv_ctx *ctx, u32 limit) {
     struct vring_packed *ring = ring_of(ctx);
-    u32 posted = READ_ONCE(ring->next_avail_idx) - READ_ONCE(ring->next_used_idx);
-    if (READ_ONCE(ring->avail_wrap) != READ_ONCE(ring->used_wrap)) posted += READ_ONCE(ring->num_desc);
+    struct used_side used = used_side_of(ring);
+    u32 posted = READ_ONCE(ring->next_avail_idx) - used.index;
+    if (READ_ONCE(ring->avail_wrap) != used.wrap) posted += used.num;
     u32 count = posted < limit ? posted : limit;
 
     for (u32 i = 0; i < count; i++) {
-        u32 index = READ_ONCE(ring->next_used_idx);
-        int failed = take(ctx, i, index, READ_ONCE(ring->desc[index].word));
+        int failed = take(ctx, i, READ_ONCE(ring->desc[used.index].word), &used);
         if (failed) return failed;
     }
+    store_used_side(ring, used);
     ctx->num_bufs = count;
     return count != 0;
 }

@@ -1,6 +1,6 @@
 /**
  * The shipped eBPF objects: their form, that they are what their sources compile to, and that the sring programs do what their
- * ring format says, against a model and with the device moving at the worst moment.
+ * ring format says, against a model and with the device moving at the worst moment. (vring_packed: vring-packed-programs.test.ts.)
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
@@ -8,114 +8,40 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { loadObject } from '../../src/ebpf/elf.js';
-import type { HelperSpec } from '../../src/ebpf/helpers.js';
-import { interpret } from '../../src/ebpf/interpreter.js';
 import { CALL, CLASS, JMP } from '../../src/ebpf/isa.js';
-import { decodeProgram, type Program } from '../../src/ebpf/program.js';
-import { type Sandbox, STACK_BYTES } from '../../src/ebpf/sandbox.js';
+import { decodeProgram } from '../../src/ebpf/program.js';
+import {
+  type Buf,
+  EINVAL,
+  ENOMEM,
+  HEAD,
+  OPAQUE,
+  objectOf,
+  ProgramBed,
+  type Programs,
+  programsOf,
+  ROOT,
+  RX_PKT_ALLOC,
+  SECTIONS,
+  SMP_MB_FULL,
+} from './program-bed.js';
+import { FIELD as PACKED, PackedQueue } from './vring-packed-bed.js';
 
-const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-const SRING = join(ROOT, 'programs/sring/sring.o');
-const SECTIONS = ['rxp', 'rxc', 'rxi', 'rxr', 'txp', 'txc', 'txi', 'txr'];
-
-const HEAD = { NUM_BUFS: 16, OFLAGS: 24, MIN_COMPLETED: 28, BUFS: 48 };
-const OPAQUE = 2096;
+const DEVICES = ['sring', 'vring_packed'];
 const FIELD = { PROD: OPAQUE, INTR: OPAQUE + 4, CONS: OPAQUE + 128, KICK: OPAQUE + 132 };
 const QMASK = OPAQUE + 256;
 const CLEAR = OPAQUE + 384;
 const DESC = OPAQUE + 512;
-const RX_PKT_ALLOC = 0x4b8f0000;
-const SMP_MB_FULL = 0x4b8f0009;
-const ENOMEM = 12;
-const EINVAL = 22;
 
-type Programs = ReadonlyMap<string, Program>;
-
-function programsOf(path: string): Programs {
-  const { programs } = loadObject(readFileSync(path));
-  return new Map([...programs].map(([name, bytes]) => [name, decodeProgram(bytes, name)]));
-}
-
-/** A queue context in a sandbox of its own, and the programs on it. */
-class Queue {
-  readonly size: number;
-  readonly bytes: Uint8Array;
-  readonly view: DataView;
-  /** What happens while a helper runs. */
-  onBarrier = (): void => {};
-  onAlloc = (): number => 0;
-  readonly #programs: Programs;
-  readonly #sandbox: Sandbox;
-  readonly #context: number;
-
+/** A queue of sring. */
+class Queue extends ProgramBed {
   constructor(programs: Programs, numBufs: number, start = 0) {
-    this.#programs = programs;
-    this.size = DESC + 24 * numBufs;
-    const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
-    const stackBase = 4096;
-    this.#context = stackBase + STACK_BYTES;
-    this.bytes = new Uint8Array(memory.buffer, this.#context, this.size);
-    this.view = new DataView(memory.buffer, this.#context, this.size);
-    const helpers: HelperSpec[] = [
-      { id: RX_PKT_ALLOC, name: 'rx_pkt_alloc', args: [{ kind: 'context' }] },
-      { id: SMP_MB_FULL, name: 'smp_mb_full', args: [] },
-    ];
-    this.#sandbox = {
-      memory,
-      contextSize: this.size,
-      stackBase,
-      budget: 10_000,
-      helpers: new Map(helpers.map(spec => [spec.id, spec])),
-      implementations: new Map([
-        [RX_PKT_ALLOC, () => BigInt.asUintN(64, BigInt(this.onAlloc()))],
-        [
-          SMP_MB_FULL,
-          () => {
-            this.onBarrier();
-            return 0n;
-          },
-        ],
-      ]),
-    };
+    super(programs, DESC + 24 * numBufs);
     this.set(QMASK, numBufs - 1);
     this.set(FIELD.KICK, 1);
     for (const index of [FIELD.PROD, FIELD.CONS, CLEAR]) this.set(index, start);
-  }
-
-  get(offset: number): number {
-    return this.view.getUint32(offset, true);
-  }
-
-  set(offset: number, value: number): void {
-    this.view.setUint32(offset, value, true);
-  }
-
-  /** Runs a program; its result is a C int. */
-  run(section: string): number {
-    return Number(BigInt.asIntN(32, interpret(this.#programs.get(section)!, this.#sandbox, this.#context)));
-  }
-
-  setBuf(i: number, { cookie, paddr, len }: Buf): void {
-    const at = HEAD.BUFS + 32 * i;
-    this.view.setBigUint64(at, cookie, true);
-    this.view.setBigUint64(at + 8, paddr, true);
-    this.view.setBigUint64(at + 16, 0xdeadn, true);
-    this.set(at + 24, len);
-  }
-
-  bufs(): Buf[] {
-    return Array.from({ length: this.get(HEAD.NUM_BUFS) }, (_, i) => {
-      const at = HEAD.BUFS + 32 * i;
-      assert.equal(this.view.getBigUint64(at + 16, true), 0n, 'vaddr');
-      return {
-        cookie: this.view.getBigUint64(at, true),
-        paddr: this.view.getBigUint64(at + 8, true),
-        len: this.get(at + 24),
-      };
-    });
   }
 
   /** The device writes the received length of the descriptor at an index. */
@@ -124,49 +50,75 @@ class Queue {
   }
 }
 
-interface Buf {
-  cookie: bigint;
-  paddr: bigint;
-  len: number;
-}
+for (const device of DEVICES)
+  describe(`${device}.o`, () => {
+    const path = objectOf(device);
+    const object = loadObject(readFileSync(path));
 
-describe('shipped objects', () => {
-  const object = loadObject(readFileSync(SRING));
-
-  it('sring.o has one section per program and nothing to relocate', () => {
-    assert.deepEqual([...object.programs.keys()].sort(), [...SECTIONS].sort());
-    assert.equal(object.relocations, 0);
-    // Section names straight from the file: no data, no relocations of anything, no debug information.
-    const file = readFileSync(SRING);
-    const at = Number(file.readBigUInt64LE(40));
-    const headers = Array.from({ length: file.readUInt16LE(60) }, (_, i) =>
-      file.subarray(at + 64 * i, at + 64 * i + 64),
-    );
-    const names = Number(headers[file.readUInt16LE(62)]!.readBigUInt64LE(24));
-    const sections = headers.map(header => {
-      const start = names + header.readUInt32LE(0);
-      return file.toString('latin1', start, file.indexOf(0, start));
+    it('has one section per program and nothing to relocate', () => {
+      assert.deepEqual([...object.programs.keys()].sort(), [...SECTIONS].sort());
+      assert.equal(object.relocations, 0);
+      // Section names straight from the file: no data, no relocations of anything, no debug information.
+      const file = readFileSync(path);
+      const at = Number(file.readBigUInt64LE(40));
+      const headers = Array.from({ length: file.readUInt16LE(60) }, (_, i) =>
+        file.subarray(at + 64 * i, at + 64 * i + 64),
+      );
+      const names = Number(headers[file.readUInt16LE(62)]!.readBigUInt64LE(24));
+      const sections = headers.map(header => {
+        const start = names + header.readUInt32LE(0);
+        return file.toString('latin1', start, file.indexOf(0, start));
+      });
+      assert.deepEqual(sections.sort(), ['', '.strtab', '.symtab', '.text', ...SECTIONS].sort());
+      assert.equal(object.programs.has('.text'), false, '.text is empty');
     });
-    assert.deepEqual(sections.sort(), ['', '.strtab', '.symtab', '.text', ...SECTIONS].sort());
-    assert.equal(object.programs.has('.text'), false, '.text is empty');
+
+    for (const [name, bytes] of object.programs) {
+      it(`${name} is short, calls only helpers, and reads each field of the ring once`, () => {
+        const program = decodeProgram(bytes, name);
+        assert.ok(program.slots <= 16384);
+        const loads = new Map<number, number>();
+        for (const { opcode, src, imm, off } of program.insns) {
+          if (opcode === (CLASS.JMP | JMP.CALL)) {
+            assert.equal(src, CALL.HELPER);
+            assert.ok([RX_PKT_ALLOC, SMP_MB_FULL].includes(imm), `calls ${imm}`);
+          }
+          if ((opcode & 7) === CLASS.LDX && off >= OPAQUE) loads.set(off, (loads.get(off) ?? 0) + 1);
+        }
+        for (const [offset, count] of loads) assert.equal(count, 1, `field at ${offset}`);
+      });
+    }
   });
 
-  for (const [name, bytes] of object.programs) {
-    it(`${name} is short, calls only helpers, and reads each field of the ring once`, () => {
-      const program = decodeProgram(bytes, name);
-      assert.ok(program.slots <= 16384);
-      const loads = new Map<number, number>();
-      for (const { opcode, src, imm, off } of program.insns) {
-        if (opcode === (CLASS.JMP | JMP.CALL)) {
-          assert.equal(src, CALL.HELPER);
-          assert.ok([RX_PKT_ALLOC, SMP_MB_FULL].includes(imm), `calls ${imm}`);
-        }
-        if ((opcode & 7) === CLASS.LDX && off >= OPAQUE) loads.set(off, (loads.get(off) ?? 0) + 1);
-      }
-      for (const [offset, count] of loads) assert.equal(count, 1, `field at ${offset}`);
-    });
-  }
-});
+interface Age {
+  readonly content?: Uint8Array;
+  readonly posted: number;
+  readonly completed: number;
+}
+
+/** A context full of `content`, but such that programs work on it. */
+const AGED: Readonly<Record<string, (programs: Programs, num: number, age: Age) => ProgramBed>> = {
+  sring(programs, num, { content, posted, completed }) {
+    const queue = new Queue(programs, num);
+    if (content) queue.bytes.set(content);
+    queue.set(QMASK, num - 1);
+    queue.set(FIELD.PROD, queue.get(CLEAR) + posted);
+    queue.set(FIELD.CONS, queue.get(CLEAR) + completed);
+    return queue;
+  },
+  vring_packed(programs, num, { content, posted, completed }) {
+    const queue = new PackedQueue(programs, num, { laps: posted, index: completed % num });
+    const fresh = queue.bytes.slice(OPAQUE, OPAQUE + 192);
+    if (content) queue.bytes.set(content);
+    queue.bytes.set(fresh, OPAQUE);
+    queue.set16(PACKED.USED_IDX, posted % num);
+    for (let i = 0; i < num; i++) {
+      queue.set16(queue.stateAt(i) + 12, queue.get16(queue.stateAt(i) + 12) % num);
+      queue.set16(queue.descAt(i) + 12, queue.get16(queue.descAt(i) + 12) % (num + 1));
+    }
+    return queue;
+  },
+};
 
 describe('sources', () => {
   const [version] = (spawnSync('clang', ['--version'], { encoding: 'utf8' }).stdout ?? '').split('\n');
@@ -180,42 +132,41 @@ describe('sources', () => {
       encoding: 'utf8',
     });
     assert.equal(built.status, 0, built.stderr);
-    const path = join(out, 'sring/sring.o');
-    if (version === recorded)
-      assert.ok(readFileSync(path).equals(readFileSync(SRING)), 'run `npm run programs`');
-
-    // Whatever compiler it was: the same results and the same memory.
-    const [ours, theirs] = [programsOf(SRING), programsOf(path)];
-    assert.deepEqual([...theirs.keys()].sort(), [...ours.keys()].sort());
     const numBufs = 16;
-    fc.assert(
-      fc.property(
-        fc.constantFrom(...SECTIONS),
-        fc.uint8Array({ minLength: DESC + 24 * numBufs, maxLength: DESC + 24 * numBufs }),
-        fc.oneof(fc.integer({ min: 0, max: 3 }), fc.integer({ min: 60, max: 70 })),
-        fc.integer({ min: 0, max: 70 }),
-        fc.integer({ min: 0, max: 70 }),
-        (section, content, count, posted, completed) => {
-          const results = [ours, theirs].map(programs => {
-            const queue = new Queue(programs, numBufs);
-            queue.bytes.set(content);
-            queue.set(QMASK, numBufs - 1);
-            queue.set(HEAD.NUM_BUFS, count);
-            queue.set(HEAD.MIN_COMPLETED, count);
-            queue.set(FIELD.PROD, queue.get(CLEAR) + posted);
-            queue.set(FIELD.CONS, queue.get(CLEAR) + completed);
-            return { result: queue.run(section), bytes: queue.bytes.slice() };
-          });
-          assert.deepEqual(results[1], results[0]);
-        },
-      ),
-      { numRuns: 400 },
-    );
+    for (const device of DEVICES) {
+      const path = join(out, `${device}/${device}.o`);
+      if (version === recorded) {
+        assert.ok(readFileSync(path).equals(readFileSync(objectOf(device))), 'run `npm run programs`');
+      }
+      // Whatever compiler it was: the same results and the same memory.
+      const [ours, theirs] = [programsOf(objectOf(device)), programsOf(path)];
+      assert.deepEqual([...theirs.keys()].sort(), [...ours.keys()].sort());
+      const { length } = AGED[device]!(ours, numBufs, { posted: 0, completed: 0 }).bytes;
+      fc.assert(
+        fc.property(
+          fc.constantFrom(...SECTIONS),
+          fc.uint8Array({ minLength: length, maxLength: length }),
+          fc.oneof(fc.integer({ min: 0, max: 3 }), fc.integer({ min: 60, max: 70 })),
+          fc.integer({ min: 0, max: 70 }),
+          fc.integer({ min: 0, max: 70 }),
+          (section, content, count, posted, completed) => {
+            const results = [ours, theirs].map(programs => {
+              const queue = AGED[device]!(programs, numBufs, { content, posted, completed });
+              queue.set(HEAD.NUM_BUFS, count);
+              queue.set(HEAD.MIN_COMPLETED, count);
+              return { result: queue.run(section), bytes: queue.bytes.slice() };
+            });
+            assert.deepEqual(results[1], results[0]);
+          },
+        ),
+        { numRuns: 400 },
+      );
+    }
   });
 });
 
 describe('sring programs', () => {
-  const programs = programsOf(SRING);
+  const programs = programsOf(objectOf('sring'));
   const buf = fc.record({
     cookie: fc.bigInt(0n, 2n ** 64n - 1n),
     paddr: fc.bigInt(0n, 2n ** 64n - 1n),
