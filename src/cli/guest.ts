@@ -86,6 +86,11 @@ export function guestCommand() {
           }
         });
         later(letGo);
+        let failure: Error | null = null;
+        driver.onFailure = error => {
+          failure = error;
+          void letGo().catch(() => {});
+        };
         whenAborted(stop.signal, () => void letGo().catch(() => {})); // the step at the end hears of it
 
         later(writePidfile(options.pidfile));
@@ -101,6 +106,7 @@ export function guestCommand() {
           log,
           peer: 'a backend',
         });
+        if (failure) throw failure;
       }),
     );
 }

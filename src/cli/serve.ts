@@ -81,6 +81,12 @@ export function serveCommand() {
 
         // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
         const hangUp = new AbortController();
+        // Without its worker the process could only pretend to be a NIC: whoever watches it is to start another.
+        let failure: Error | null = null;
+        nic.onFailure = error => {
+          failure = error;
+          hangUp.abort();
+        };
         whenAborted(stop.signal, async () => {
           try {
             await nic.disable('tx');
@@ -92,12 +98,14 @@ export function serveCommand() {
         });
         const session = async (channel: Channel): Promise<boolean> => {
           log('info', 'hypervisor connected');
-          const { requests, error } = await serveBackend(channel, nic, {
+          const { requests, refused, error } = await serveBackend(channel, nic, {
             signal: hangUp.signal,
             onRefused: (request, reason) => log('warn', `${request} refused: ${reason.message}`),
           });
-          log(error ? 'warn' : 'info', error ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
-          return requests > 0;
+          const lost = error !== null && !hangUp.signal.aborted;
+          log(lost ? 'warn' : 'info', lost ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
+          // One whom we could not serve is no reason to be back at once.
+          return requests > 0 && refused === 0;
         };
         await meetPeers({
           path: options.bpfhvProxy,
@@ -107,6 +115,7 @@ export function serveCommand() {
           log,
           peer: 'a hypervisor',
         });
+        if (failure) throw failure;
       }),
     );
 }

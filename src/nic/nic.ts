@@ -85,6 +85,8 @@ export class Nic implements NicControl {
   /** The guest may have reclaimed what it had posted: private state is taken from the contexts at the next start. */
   #resume = false;
   #failed = false;
+  /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
+  onFailure: (error: Error) => void = () => {};
 
   private constructor(
     options: NicOptions,
@@ -107,6 +109,7 @@ export class Nic implements NicControl {
     thread.onFailure = error => {
       this.#failed = true;
       this.#log('error', `the datapath worker failed: ${error.message}`);
+      this.onFailure(error);
     };
   }
 

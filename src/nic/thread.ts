@@ -71,7 +71,7 @@ type Response<Reply> =
   | { id: number; reply: Reply }
   | { id: number; error: string }
   | { event: unknown }
-  | { failed: string };
+  | { failed: string; stack: string };
 
 /** A worker's loop failed: `code` is THREAD_FAILED, the message is the worker's. */
 export class ThreadError extends Error {
@@ -120,7 +120,7 @@ export class LoopThread<Command, Reply> {
   ): Promise<LoopThread<Command, Reply>> {
     const thread = new LoopThread<Command, Reply>(entry, window, arena, data, name);
     await new Promise<void>((resolve, reject) => {
-      thread.#worker.once('error', error => reject(new ThreadError(String(error.stack ?? error))));
+      thread.#worker.once('error', error => reject(new ThreadError(error.message)));
       thread.#port.on('message', (message: Response<Reply>) => {
         if ('ready' in message) resolve();
         else thread.#receive(message, reject);
@@ -162,6 +162,7 @@ export class LoopThread<Command, Reply> {
     if ('failed' in message) {
       this.#stopped = true;
       const error = new ThreadError(message.failed);
+      error.stack = message.stack; // where it happened, not where we heard of it
       failStart(error);
       for (const { reject } of this.#waiting.values()) reject(error);
       this.#waiting.clear();
@@ -211,7 +212,8 @@ export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => 
       loop.afterSleep(poller, 1);
     }
   } catch (error) {
-    send({ failed: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+    const { message, stack = '' } = error instanceof Error ? error : new Error(String(error));
+    send({ failed: message, stack });
   }
   port.close();
 }

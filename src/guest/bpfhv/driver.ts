@@ -63,6 +63,8 @@ export class BpfhvDriver {
   #work: Promise<void> | null = null;
   #again = false;
   #waiters: (() => void)[] = [];
+  /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
+  onFailure: (error: Error) => void = () => {};
 
   private constructor(
     options: DriverOptions,
@@ -75,7 +77,10 @@ export class BpfhvDriver {
     this.#batches = batches;
     this.#stack = stack;
     thread.onEvent = event => this.#onEvent(event as DriverEvent);
-    thread.onFailure = error => this.#log('error', `the guest driver's worker failed: ${error.message}`);
+    thread.onFailure = error => {
+      this.#log('error', `the guest driver's worker failed: ${error.message}`);
+      this.onFailure(error);
+    };
     options.transport.onChange = () => this.#wake();
   }
 
