@@ -3,7 +3,7 @@
  *
  * ```
  *   main thread                                    worker
- *   call(command) ── message, flag, eventfd ──►    between two turns: handle(command)
+ *   call(command) ── message, eventfd, flag ──►    between two turns: handle(command)
  *        ◄────────────── message ──────────────    reply
  * ```
  * The loop never yields to the worker's event loop: it blocks in ppoll, or never. The flag is a word in the window that a spinning loop looks at
@@ -154,8 +154,9 @@ export class LoopThread<Command, Reply> {
 
   #post(request: Request<Command>): void {
     this.#port.postMessage(request);
-    Atomics.store(this.#window.words, this.#flag >>> 2, 1);
+    // In this order: a loop that sees the flag drains the eventfd, and a signal that came later would keep it awake for ever.
     this.#wake.signal();
+    Atomics.store(this.#window.words, this.#flag >>> 2, 1);
   }
 
   #receive(message: Exclude<Response<Reply>, { ready: true }>, failStart: (error: Error) => void): void {

@@ -1,0 +1,38 @@
+/** A worker's loop and the main thread's hold on it: commands, sleep, and every way to end. */
+import assert from 'node:assert/strict';
+import { type TestContext, test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { openFds } from '../../src/linux/fd.js';
+import { LoopThread } from '../../src/nic/thread.js';
+import { arena, window } from '../compliance/testbed.js';
+
+const entry = new URL('./thread-loop.js', import.meta.url);
+
+async function start(t: TestContext): Promise<{ thread: LoopThread<string, number>; turns: () => number }> {
+  const before = { live: arena.live, fds: openFds() };
+  const counter = arena.allocate(64);
+  const thread = await LoopThread.start<string, number>(entry, {
+    window,
+    arena,
+    data: counter,
+    name: 'test',
+  });
+  t.after(async () => {
+    await thread.stop();
+    arena.free(counter);
+    assert.deepEqual({ live: arena.live, fds: openFds() }, before, 'left behind');
+  });
+  return { thread, turns: () => Atomics.load(window.words, counter >>> 2) };
+}
+
+test('a loop that was called while it was awake sleeps again afterwards', { timeout: 60_000 }, async t => {
+  const { thread, turns } = await start(t);
+  // It notices the call between two turns, maybe before the wake-up that goes with it: that one must not keep it awake for ever.
+  for (let round = 0; round < 20; round++) {
+    assert.equal(await thread.call('busy'), 4);
+    assert.equal(await thread.call('idle'), 4);
+    const before = turns();
+    await pause(10);
+    assert.ok(turns() - before < 10, `round ${round}: ${turns() - before} turns in 10 ms without work`);
+  }
+});
