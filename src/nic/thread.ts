@@ -90,7 +90,7 @@ export class LoopThread<Command, Reply> {
   readonly #exited: Promise<void>;
   #nextId = 1;
   #stopped = false;
-  /** Called once when the loop throws. */
+  /** Called once when the loop throws, or ends in any other way without being asked. */
   onFailure: (error: ThreadError) => void = () => {};
   /** Called with what the loop emits. */
   onEvent: (event: unknown) => void = () => {};
@@ -111,6 +111,10 @@ export class LoopThread<Command, Reply> {
     };
     this.#worker = new Worker(entry, { workerData: threadData, transferList: [port2], name });
     this.#exited = new Promise(resolve => this.#worker.once('exit', () => resolve()));
+    this.#worker.once('error', error => this.#end(new ThreadError(error.message)));
+    // Closed comes behind the last message, which may say more.
+    const closed = new Promise(resolve => this.#port.once('close', resolve));
+    void Promise.all([this.#exited, closed]).then(() => this.#end(new ThreadError('the worker has ended')));
   }
 
   /** Starts the worker whose module is `entry` (it calls `runLoop`); resolves when its loop runs. */
@@ -119,14 +123,19 @@ export class LoopThread<Command, Reply> {
     { window, arena, data, name }: { window: Window; arena: Arena; data: unknown; name: string },
   ): Promise<LoopThread<Command, Reply>> {
     const thread = new LoopThread<Command, Reply>(entry, window, arena, data, name);
-    await new Promise<void>((resolve, reject) => {
-      thread.#worker.once('error', error => reject(new ThreadError(error.message)));
-      thread.#port.on('message', (message: Response<Reply>) => {
-        if ('ready' in message) resolve();
-        else thread.#receive(message, reject);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        thread.onFailure = reject;
+        thread.#port.on('message', (message: Response<Reply>) => {
+          if ('ready' in message) resolve();
+          else thread.#receive(message);
+        });
       });
-    });
-    return thread;
+      return thread;
+    } catch (error) {
+      await thread.stop();
+      throw error;
+    }
   }
 
   /** Has the loop handle a command between two turns. */
@@ -159,25 +168,30 @@ export class LoopThread<Command, Reply> {
     Atomics.store(this.#window.words, this.#flag >>> 2, 1);
   }
 
-  #receive(message: Exclude<Response<Reply>, { ready: true }>, failStart: (error: Error) => void): void {
+  /** The loop is over: nobody waits for it any more. A failure, unless it was asked to end. */
+  #end(error: ThreadError): void {
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.onFailure(error);
+  }
+
+  #receive(message: Exclude<Response<Reply>, { ready: true }>): void {
     if ('failed' in message) {
-      this.#stopped = true;
       const error = new ThreadError(message.failed);
       error.stack = message.stack; // where it happened, not where we heard of it
-      failStart(error);
-      for (const { reject } of this.#waiting.values()) reject(error);
-      this.#waiting.clear();
-      this.onFailure(error);
+      this.#end(error);
       return;
     }
     if ('event' in message) {
       this.onEvent(message.event);
       return;
     }
-    const { resolve, reject } = this.#waiting.get(message.id)!;
+    const caller = this.#waiting.get(message.id); // none: told of the end before this came
     this.#waiting.delete(message.id);
-    if ('error' in message) reject(new ThreadError(message.error));
-    else resolve(message.reply);
+    if ('error' in message) caller?.reject(new ThreadError(message.error));
+    else caller?.resolve(message.reply);
   }
 }
 

@@ -4,7 +4,7 @@ import { type Loop, type LoopStart, runLoop } from '../../src/nic/thread.js';
 let busy = false;
 
 runLoop<number, string, number>(
-  ({ window, data, emit }: LoopStart<number>): Loop<string, number> => ({
+  ({ window, data }: LoopStart<number>): Loop<string, number> => ({
     pollEntries: 1,
     pauseMicroseconds: 0,
     spin: false,
@@ -21,7 +21,6 @@ runLoop<number, string, number>(
     handle(command) {
       if (command === 'busy' || command === 'idle') busy = command === 'busy';
       if (command === 'throw') throw new Error('told to');
-      if (command === 'emit') emit('said');
       if (command === 'exit') process.exit(3);
       return command.length;
     },

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { openFds } from '../../src/linux/fd.js';
-import { LoopThread } from '../../src/nic/thread.js';
+import { LoopThread, ThreadError } from '../../src/nic/thread.js';
 import { arena, window } from '../compliance/testbed.js';
 
 const entry = new URL('./thread-loop.js', import.meta.url);
@@ -35,4 +35,33 @@ test('a loop that was called while it was awake sleeps again afterwards', { time
     await pause(10);
     assert.ok(turns() - before < 10, `round ${round}: ${turns() - before} turns in 10 ms without work`);
   }
+});
+
+test('a command that throws costs its caller, and the loop goes on', { timeout: 60_000 }, async t => {
+  const { thread } = await start(t);
+  await assert.rejects(thread.call('throw'), { code: 'THREAD_FAILED', message: 'told to' });
+  assert.equal(await thread.call('more'), 4);
+});
+
+test('a worker that ends by itself is a failure, told once, to all who wait and who ask', {
+  timeout: 60_000,
+}, async t => {
+  const { thread } = await start(t);
+  const failures: Error[] = [];
+  thread.onFailure = error => failures.push(error);
+  for (const call of [thread.call('exit'), thread.call('late')].map(call =>
+    assert.rejects(call, ThreadError),
+  ))
+    await call;
+  await assert.rejects(thread.call('too late'), ThreadError);
+  await thread.stop();
+  assert.equal(failures.length, 1);
+});
+
+test('a worker that can not start leaves nothing behind', { timeout: 60_000 }, async () => {
+  const before = { live: arena.live, fds: openFds() };
+  const options = { window, arena, data: 0, name: 'test' };
+  const missing = LoopThread.start(new URL('./no-such-loop.js', import.meta.url), options);
+  await assert.rejects(missing, { code: 'THREAD_FAILED', message: /no-such-loop/ });
+  assert.deepEqual({ live: arena.live, fds: openFds() }, before);
 });
