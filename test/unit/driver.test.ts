@@ -84,7 +84,11 @@ guestTest('two queue pairs', async make => {
 
 guestTest('backends come and go: the driver takes its buffers back and runs on the next one', async make => {
   const guest = await make.guest({ netdev: 'source' });
-  const backends = [await make.backend('sink'), await make.backend('sink', { spin: true })] as const;
+  // The second one speaks another ring format: a change of contract.
+  const backends = [
+    await make.backend('sink'),
+    await make.backend('sink', { device: 'vring_packed', spin: true }),
+  ] as const;
   await guest.driver.setInterfaceUp(true);
   assert.equal(guest.driver.running, false, 'nobody is there yet');
   const idle = { live: arena.live, ram: guest.ram.live };
@@ -293,4 +297,33 @@ guestTest('programs that print without end fill no memory with it', async make =
   assert.equal(printed.length, 64);
   assert.equal(printed[0], 'info: a program prints 200');
   programs.close();
+});
+
+guestTest('programs of one device type with the contexts of another do no harm', async make => {
+  const guest = await make.guest({ netdev: 'source' });
+  const good = await make.backend('sink');
+  await guest.driver.setInterfaceUp(true);
+  for (const [contexts, other] of [
+    ['sring', 'vring_packed'],
+    ['vring_packed', 'sring'],
+  ] as const) {
+    const [bad, strange] = [
+      await make.backend('sink', { device: contexts }),
+      await make.backend('sink', { device: other }),
+    ];
+    const idle = { live: arena.live, ram: guest.ram.live };
+    const { length } = guest.log;
+    const session = guest.connect(lying(bad.nic, { programs: () => strange.nic.programs() }));
+    await eventually(() => guest.log.slice(length).some(line => line === 'info: device running'));
+    await guest.driver.setInterfaceUp(false);
+    await session.end();
+    await eventually(() => guest.ram.live === idle.ram);
+    await guest.driver.setInterfaceUp(true);
+    assert.equal(arena.live, idle.live);
+    const past = good.flow.sequence;
+    const honest = guest.connect(good.nic);
+    await eventually(() => good.flow.sequence > past + 200);
+    await honest.end();
+    await eventually(() => guest.ram.live === idle.ram);
+  }
 });

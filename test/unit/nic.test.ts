@@ -1,10 +1,11 @@
 /** The NIC as control protocols see it: what is allowed when, what stops and starts, and that nothing is left behind. */
 import assert from 'node:assert/strict';
-import { CTX_OPAQUE } from '../../datapath/layout.js';
+import * as L from '../../datapath/layout.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
 import { createMemfd } from '../../src/linux/memfd.js';
 import { openMappings } from '../../src/linux/mmap.js';
+import { ARENA_START } from '../../src/memory/window.js';
 import type { NicParameters } from '../../src/nic/control.js';
 import { arena, eventually, window } from '../compliance/testbed.js';
 import { nicTest, RX, TX } from './nic-rig.js';
@@ -316,7 +317,7 @@ nicTest(
     await rig.enable();
     rig.poll();
     await rig.disable();
-    window.words[(rig.bed.rx.context + CTX_OPAQUE) >>> 2]! += 1000;
+    window.words[(rig.bed.rx.context + L.CTX_OPAQUE) >>> 2]! += 1000;
     await rig.enable();
     assert.ok(rig.log.some(line => /warn: queue 0: indices make no sense/.test(line)));
     rig.publish(7);
@@ -347,4 +348,26 @@ nicTest('a guest of 16 GiB may move its contexts for ever', async start => {
   }
   assert.equal(openMappings().length, mappings + 2);
   file.close();
+});
+
+nicTest('a worker that fails is told, and the NIC still gives everything back', async start => {
+  const rig = await start();
+  await rig.prepare();
+  await rig.enable();
+  // No guest can do this: the address of the transmit ring, in the host's own memory, now ends beyond the window.
+  const own = rig.bed.sides.map(({ queue }) => queue.address);
+  const word = (address: number, field: number) => window.words[(address + field) >>> 2]!;
+  const queues: number[] = [];
+  for (let at = ARENA_START; at < ARENA_START + 2 ** 20; at += 64) {
+    const fits = word(at, L.QUEUE_RING) === word(at, L.QUEUE_CONTEXT) + L.CTX_OPAQUE;
+    if (fits && word(at, L.QUEUE_NUM) === rig.bed.num && !own.includes(at)) queues.push(at);
+  }
+  assert.ok(queues.length >= 2); // and what earlier NICs left behind in free memory
+  for (const at of queues) window.words[(at + L.QUEUE_RING) >>> 2] = 0xffff_fff8;
+  rig.kicks[TX]!.signal();
+  await eventually(() => rig.log.some(line => line.startsWith('error: the datapath worker failed')));
+  await rig.nic.disable('rx');
+  assert.equal(rig.nic.rxEnabled, false);
+  await assert.rejects(rig.nic.enable('rx'), code('THREAD_FAILED'));
+  await rig.nic.disconnect();
 });
