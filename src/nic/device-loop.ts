@@ -179,7 +179,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
         if (this.#portFull) this.#waitForPort();
         if (this.#ring.pending(queue.address) === 0) break; // a fault
       }
-      left += due;
+      left += Math.max(0, due); // less than none: the guest has published more meanwhile
     }
     this.#tx = [];
     return left;
@@ -200,7 +200,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     if (taken > 0) this.#capture?.capture(batch, taken, OUTBOUND);
     this.#portFull = taken < frames;
     if (this.#ring.complete(queue.address, batch.address, taken)) this.#interrupt(queue);
-    return this.#word(queue.address, L.QUEUE_CONS) - before;
+    return (this.#word(queue.address, L.QUEUE_CONS) - before) >>> 0;
   }
 
   /** One batch from port to ring. Returns the frames. */
