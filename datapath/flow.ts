@@ -17,13 +17,14 @@ export function source_fill(flow: usize, batch: usize, n: u32, length: u32): u32
     const frame = frameAt(batch, i);
     const room = load<u32>(frame, L.FRAME_ROOM);
     const payload = <usize>load<u32>(load<u32>(frame, L.FRAME_WIN));
-    if (
-      payload == 0 ||
-      load<u64>(<usize>load<u32>(frame, L.FRAME_IOV) + L.IOVEC_SIZE, L.IOVEC_LENGTH) <
-        <u64>L.SOURCE_MIN_LENGTH
-    ) {
-      n = i; // not in the window, or too short for a number
+    if (payload == 0) {
+      n = i; // not in the window
       break;
+    }
+    const first = <usize>load<u32>(frame, L.FRAME_IOV) + L.IOVEC_SIZE;
+    if (load<u64>(first, L.IOVEC_LENGTH) < <u64>L.SOURCE_MIN_LENGTH) {
+      store<u32>(frame, 0, L.FRAME_LENGTH); // too short for a number: it goes back empty, and holds up nobody
+      continue;
     }
     store<u64>(payload, 0x0002_0000_0000_0002); // from and to 02:00:00:00:00:00
     store<u64>(payload, 0x0000_b588_0000_0000, 8);

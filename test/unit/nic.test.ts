@@ -7,6 +7,7 @@ import { createMemfd } from '../../src/linux/memfd.js';
 import { openMappings } from '../../src/linux/mmap.js';
 import { ARENA_START } from '../../src/memory/window.js';
 import type { NicParameters } from '../../src/nic/control.js';
+import { refillClaim } from '../compliance/actors.js';
 import { arena, eventually, window } from '../compliance/testbed.js';
 import { nicTest, RX, TX } from './nic-rig.js';
 
@@ -370,4 +371,22 @@ nicTest('a worker that fails is told, and the NIC still gives everything back', 
   assert.equal(rig.nic.rxEnabled, false);
   await assert.rejects(rig.nic.enable('rx'), code('THREAD_FAILED'));
   await rig.nic.disconnect();
+});
+
+nicTest('receive buffers too short for any frame come back empty and hold up nobody', async start => {
+  const rig = await start({ portSpec: 'source', num: 16 });
+  const { bed } = rig;
+  await rig.prepare();
+  await rig.enable();
+  const short = { gpa: bed.ram.toGuest(bed.rx.buffers), length: 10 };
+  for (const claim of [short, short, null, short, null]) refillClaim(bed, claim);
+  rig.kicks[RX]!.signal();
+  await eventually(() => rig.packets(RX) === 5);
+  assert.equal(bed.datapath.calls.driver_rx_poll(bed.rx.driver, bed.guestBatch.address, 16), 5);
+  assert.deepEqual(
+    [0, 1, 2, 3, 4].map(i => bed.guestBatch.length(i)),
+    [0, 0, 60, 0, 60],
+  );
+  bed.datapath.calls.driver_rx_release(bed.rx.driver, bed.guestBatch.address);
+  assert.equal(bed.audit(bed.rx).free, 16);
 });
