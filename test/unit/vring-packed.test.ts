@@ -172,9 +172,14 @@ describe('vring_packed, device side', () => {
         [4, 0x8000],
       ] as const) {
         bed.reset();
+        new TransmitFlow(bed).publish(5);
         viewOf(bed.tx).setUint16(field, value, true);
-        assert.equal(bed.ring.resume(bed.tx.queue.address), false);
+        const { address } = bed.tx.queue;
+        assert.equal(bed.ring.resume(address), false);
         assert.equal(bed.tx.queue.fault, L.FAULT_INDEX);
+        assert.equal(bed.ring.kicks(address, true), false, 'it stands still, whatever is available');
+        assert.equal(bed.ring.pending(address), 0);
+        assert.equal(bed.ring.pop(address, bed.deviceBatch.address, NUM), 0);
       }
       for (const [field, value] of [
         [6, 2],
