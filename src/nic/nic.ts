@@ -82,8 +82,8 @@ export class Nic implements NicControl {
   #queues: Queue[] = [];
   #upgrade: EventFd | null = null;
   #features = 0n;
-  /** The guest may have reclaimed what it had posted: private state is taken from the contexts at the next start. */
-  #resume = false;
+  /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
+  readonly #resume = { rx: false, tx: false };
   #failed = false;
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
@@ -285,15 +285,15 @@ export class Nic implements NicControl {
         `can't enable ${direction}: ${which} lacks context, kick or interrupt`,
       );
     }
-    if (!this.running && this.#resume) {
-      this.#resume = false;
-      for (const queue of this.#queues) {
+    const queues = this.#queues.filter(queue => queue.direction === direction);
+    if (this.#resume[direction]) {
+      this.#resume[direction] = false;
+      for (const queue of queues) {
         if (!this.#ring.resume(queue.address))
           this.#log('warn', `queue ${queue.index}: indices make no sense, it stands still`);
       }
     }
-    const queues = this.#queues.filter(queue => queue.direction === direction).map(queue => queue.start());
-    await this.#thread.call({ op: 'start', direction, queues });
+    await this.#thread.call({ op: 'start', direction, queues: queues.map(queue => queue.start()) });
     this.#enabled[direction] = true;
     this.#log('info', `${direction} enabled`);
   }
@@ -331,7 +331,7 @@ export class Nic implements NicControl {
       return 0; // a worker that has failed uses nothing any more
     });
     this.#enabled[direction] = false;
-    this.#resume = true;
+    this.#resume[direction] = true;
     if (left > 0)
       this.#log('warn', `${left} packets could not be sent before the stop: the port takes no more`);
     this.#log('info', `${direction} disabled`);

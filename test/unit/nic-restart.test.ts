@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { CTX_OPAQUE } from '../../datapath/layout.js';
 import { eventually, window } from '../compliance/testbed.js';
-import { nicTest, TX } from './nic-rig.js';
+import { nicTest, RX, TX } from './nic-rig.js';
 
 /** Fields of an sring context, behind CTX_OPAQUE. */
 const SRING = { prod: 0, cons: 128, clear: 384 };
@@ -26,4 +26,24 @@ nicTest('a stop drains a ring whose indices wrap, and says so rightly', async st
   rig.publish(64);
   await eventually(() => rig.packets(TX) === 124);
   assert.equal(rig.sink.outOfOrder, 0);
+});
+
+nicTest('one direction stops, is reclaimed and starts while the other runs on', async start => {
+  const rig = await start({ portSpec: 'source' });
+  await rig.prepare();
+  await rig.enable();
+  for (let round = 0; round < 5; round++) {
+    await eventually(() => rig.poll() > 0);
+    await rig.nic.disable('rx');
+    while (rig.poll() > 0) {} // and lends all buffers again, which the device does not use any more
+    rig.reclaim([rig.bed.rx]);
+    await rig.nic.enable('rx');
+    await eventually(() => rig.poll() > 0);
+    assert.equal(rig.guest.received.outOfOrder, 0, 'no frame went to buffers that were reclaimed');
+    rig.publish(10);
+    await eventually(() => rig.packets(TX) === rig.guest.sent);
+  }
+  await rig.nic.disable('rx');
+  while (rig.poll() > 0) {}
+  assert.equal(rig.packets(RX), rig.guest.received.sequence);
 });
