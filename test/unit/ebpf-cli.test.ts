@@ -62,6 +62,11 @@ describe('polynic-bpf-plugin', () => {
     assert.deepEqual(outcome, { stdout: 'ffffffffffffffff\n', stderr: '', status: 0 });
   });
 
+  it('passes over empty arguments', async () => {
+    const outcome = await run(plugin, ['', '0a  f0  ', '', '--interpret'], hex(SUM));
+    assert.deepEqual(outcome, { stdout: 'fa\n', stderr: '', status: 0 });
+  });
+
   it('takes an object with one program', async () => {
     const one = writeObject([code('.text', SUM)]);
     assert.equal((await run(plugin, ['0102', '--elf'], hex(one))).stdout, '3\n');
@@ -71,6 +76,7 @@ describe('polynic-bpf-plugin', () => {
 
   for (const [name, args, stdin, status, stderr] of [
     ['an unknown option', ['--frob'], '', 2, /unknown option --frob/],
+    ['memory given twice', ['0a f0', 'f0'], '', 2, /memory is given twice/],
     ['bytecode that is no hex', [], '95 0x', 1, /not a sequence of hex bytes/],
     ['memory that is no hex', ['zz'], hex(SUM), 1, /not a sequence of hex bytes/],
     ['a malformed program', [], '00'.repeat(8), 1, /insn 0: there is no opcode 0x00/],
