@@ -1,0 +1,45 @@
+/** What the verifier is told, and what it tells back. */
+import type { HelperTable } from '../helpers.js';
+import type { Region } from '../sandbox.js';
+
+export interface VerifyOptions {
+  /** Bytes of the context, which starts at a multiple of 8. */
+  readonly contextSize: number;
+  readonly helpers: HelperTable;
+  /** Further memory that the program may touch, by constant addresses. */
+  readonly extra?: readonly Region[];
+  /** What r0 must be at the end: a number (the default), or anything but a pointer. */
+  readonly returns?: 'number' | 'nothing';
+  /**
+   * Where the engine's guards let an access go that was not proved.
+   * - `any`, the default: wherever the program may go, so also to its stack, where it may hit what was stored there
+   * - `context`: only into the context; more can be proved then
+   */
+  readonly guarded?: 'any' | 'context';
+}
+
+export interface Accepted {
+  readonly accepted: true;
+  /**
+   * Slots, in ascending order, of accesses and helper calls that have to be checked when they run: behind a context pointer
+   * and a number that is not bounded, or, for atomics, not known to be aligned.
+   */
+  readonly guards: readonly number[];
+  /** Slots of the loads, stores and atomics that are proved to stay inside. */
+  readonly unguarded: ReadonlySet<number>;
+  /** Instructions looked at, each once per state. No run executes more than so many. */
+  readonly states: number;
+  readonly milliseconds: number;
+}
+
+export interface Refused {
+  readonly accepted: false;
+  /** Slot of the instruction. */
+  readonly insn: number;
+  /** The instruction, why it is refused, and what the registers hold there: one paragraph. */
+  readonly reason: string;
+  readonly states: number;
+  readonly milliseconds: number;
+}
+
+export type Verdict = Accepted | Refused;

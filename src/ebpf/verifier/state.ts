@@ -1,0 +1,153 @@
+/** All that is known at one point of one path: the registers, and the frames of the functions that are active. */
+
+import { FRAME_POINTER } from '../isa.js';
+import { constantOf, meet, meetLow, type Num } from './domain/number.js';
+import {
+  covers,
+  isPointer,
+  JoinedNames,
+  joinValues,
+  type Link,
+  Renaming,
+  type Scalar,
+  scalar,
+  unset,
+  type Value,
+  ZERO,
+} from './domain/value.js';
+import { type Cell, type Frame, framesCovered, joinFrames, NO_CELLS } from './frame.js';
+
+export class State {
+  /** r0 … r10. */
+  readonly registers: Value[];
+  /** By depth of calls; frames are never changed, but replaced. */
+  readonly frames: Frame[];
+
+  constructor(registers: readonly Value[], frames: readonly Frame[]) {
+    this.registers = [...registers];
+    this.frames = [...frames];
+  }
+
+  copy(): State {
+    return new State(this.registers, this.frames);
+  }
+
+  /** Applies to every register and every cell; null keeps the value, an unset cell is removed. */
+  change(to: (value: Value) => Value | null): void {
+    const { registers, frames } = this;
+    for (let register = 0; register < registers.length; register++) {
+      const changed = to(registers[register]!);
+      if (changed !== null) registers[register] = changed;
+    }
+    for (let depth = 0; depth < frames.length; depth++) {
+      if (frames[depth]!.size !== 0) frames[depth] = changeFrame(frames[depth]!, to);
+    }
+  }
+}
+
+function changeFrame(frame: Frame, to: (value: Value) => Value | null): Frame {
+  let after: Map<number, Cell> | null = null;
+  for (const [at, { size, value }] of frame) {
+    const changed = to(value);
+    if (changed === null) continue;
+    after ??= new Map(frame);
+    if (changed.kind === 'unset') after.delete(at);
+    else after.set(at, { size, value: changed });
+  }
+  return after ?? frame;
+}
+
+/** How a program starts: nothing set but r1 and r10. */
+export function initialState(): State {
+  const registers: Value[] = new Array(FRAME_POINTER + 1).fill(unset('nothing has set'));
+  registers[1] = { kind: 'context', offset: ZERO };
+  registers[FRAME_POINTER] = frameTop(0);
+  return new State(registers, [NO_CELLS]);
+}
+
+export function frameTop(frame: number): Value {
+  return { kind: 'stack', frame, offset: ZERO };
+}
+
+/** Whether whatever holds of every run in b holds of those in a: nothing new is to be found from b. */
+export function stateCovers(a: State, b: State): boolean {
+  const names = new Renaming();
+  for (let register = 0; register < a.registers.length; register++) {
+    if (!covers(a.registers[register]!, b.registers[register]!, names)) return false;
+  }
+  return a.frames.every((frame, depth) => framesCovered(frame, b.frames[depth]!, names));
+}
+
+/** Both, of the same point and depth. */
+export function joinStates(a: State, b: State, fresh: () => number): State {
+  const names = new JoinedNames(fresh);
+  return new State(
+    a.registers.map((value, register) => joinValues(value, b.registers[register]!, names)),
+    a.frames.map((frame, depth) => joinFrames(frame, b.frames[depth]!, names)),
+  );
+}
+
+/** How many registers a join would blur; those of different kinds weigh most. */
+export function distance(a: State, b: State): number {
+  let sum = 0;
+  for (let register = 0; register < a.registers.length; register++) {
+    const value = a.registers[register]!;
+    const other = b.registers[register]!;
+    if (value === other) continue;
+    if (value.kind !== other.kind) sum += 16;
+    else if (value.kind === 'number') sum += value.num === (other as Scalar).num ? 0 : 1;
+    else if (isPointer(value)) sum += 4;
+  }
+  return sum;
+}
+
+/** Forgets links that tie a value to no other one: they would only make equal states differ. */
+export function dropLoneLinks(state: State): void {
+  let linked: number[] | null = null;
+  state.change(value => {
+    if (value.kind === 'number' && value.link !== null) {
+      linked ??= [];
+      linked.push(value.link.id);
+    }
+    return null;
+  });
+  if (linked === null) return;
+  const ids: readonly number[] = linked;
+  state.change(value => {
+    if (value.kind !== 'number' || value.link === null) return null;
+    const { id } = value.link;
+    return ids.indexOf(id) === ids.lastIndexOf(id) ? scalar(value.num) : null;
+  });
+}
+
+/**
+ * Learns that a register's number is one of these, and what that says about the others linked to it.
+ * @returns false when that contradicts what is known of them: the path is never taken
+ */
+export function learn(state: State, register: number, num: Num): boolean {
+  const { num: old, link } = state.registers[register] as Scalar;
+  if (num === old) return true;
+  state.registers[register] = scalar(num, link);
+  if (link === null || link.form === 'shifted') return true;
+  let possible = true;
+  state.change(value => {
+    if (value.kind !== 'number' || value.link?.id !== link.id || value.link.form === 'shifted') return null;
+    const exact = value.link.form === link.form;
+    const learned = exact ? meet(value.num, num) : meetLow(value.num, num);
+    if (learned === null) {
+      possible = false;
+      return null;
+    }
+    return scalar(learned, value.link);
+  });
+  return possible;
+}
+
+/** A link for a copy of a register's number, which is given a name when it has none. Null for a constant. */
+export function linkOf(state: State, register: number, fresh: () => number): Link | null {
+  const value = state.registers[register] as Scalar;
+  if (value.link !== null || constantOf(value.num) !== null) return value.link;
+  const link: Link = { id: fresh(), form: 'whole' };
+  state.registers[register] = { ...value, link };
+  return link;
+}

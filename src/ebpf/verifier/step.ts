@@ -1,0 +1,64 @@
+/** One instruction about to change a state: what every transfer function gets, and the reads that they share. */
+import { SRC } from '../isa.js';
+import type { Insn } from '../program.js';
+import { constant } from './domain/number.js';
+import { isPointer, type Scalar, scalar, type Value } from './domain/value.js';
+import type { VerifyOptions } from './options.js';
+import { describeValue } from './report.js';
+import type { State } from './state.js';
+
+/** What is gathered over all states. */
+export interface Findings {
+  readonly options: VerifyOptions;
+  /** Slots of accesses and calls that were reached. */
+  readonly accesses: Set<number>;
+  /** Those of them that were not proved in every state. */
+  readonly guards: Set<number>;
+  /** A number that no link has as its name. */
+  readonly fresh: () => number;
+}
+
+export interface Step {
+  readonly insn: Insn;
+  readonly state: State;
+  readonly findings: Findings;
+}
+
+/** Ends the analysis: the program is refused. */
+export class Refusal extends Error {
+  readonly insn: Insn;
+  readonly why: string;
+  readonly state: State | null;
+
+  constructor(insn: Insn, why: string, state: State | null) {
+    super(why);
+    this.insn = insn;
+    this.why = why;
+    this.state = state;
+  }
+}
+
+export function refuse({ insn, state }: Step, why: string): never {
+  throw new Refusal(insn, why, state);
+}
+
+/** A register that is set. */
+export function readValue(step: Step, register: number): Exclude<Value, { kind: 'unset' }> {
+  const value = step.state.registers[register]!;
+  if (value.kind === 'unset') refuse(step, `it reads r${register}, which ${value.why}`);
+  return value;
+}
+
+/** A register that holds a number. @param doing completes "it … r3, which is a pointer" */
+export function readNumber(step: Step, register: number, doing: string): Scalar {
+  const value = readValue(step, register);
+  if (isPointer(value))
+    refuse(step, `it ${doing} r${register}, which is a pointer (${describeValue(value)})`);
+  return value;
+}
+
+/** The second operand of ALU instructions and jumps: a register, or the constant sign-extended to 64 bits. */
+export function operandValue(step: Step): Exclude<Value, { kind: 'unset' }> {
+  const { opcode, src, imm } = step.insn;
+  return (opcode & SRC.X) !== 0 ? readValue(step, src) : scalar(constant(BigInt(imm)));
+}
