@@ -21,6 +21,7 @@ export {
   helper_vnet_set,
 } from './driver';
 export { sink_drain, source_fill } from './flow';
+export { checksums_finish, checksums_restore, offload_undo } from './offload';
 export {
   sring_init,
   sring_kicks,
@@ -32,6 +33,17 @@ export {
   sring_tx_complete,
   sring_tx_pop,
 } from './sring';
+export {
+  sring_gso_init,
+  sring_gso_kicks,
+  sring_gso_pending,
+  sring_gso_resume,
+  sring_gso_rx_push,
+  sring_gso_rx_room,
+  sring_gso_size,
+  sring_gso_tx_complete,
+  sring_gso_tx_pop,
+} from './sring-gso';
 export {
   vring_packed_init,
   vring_packed_kicks,

@@ -39,6 +39,7 @@ export const FRAME_ROOM = 12; // u32 receive: bytes that the buffers can hold
 export const FRAME_HEADER = 16; // u32 window address of its virtio_net_hdr
 export const FRAME_END = 20; // u32 the ring's index behind this frame
 export const FRAME_WIN = 24; // u32 address of the window address of its first payload iovec
+export const FRAME_SAVED = 28; // u32 the checksum field before it was finished for a capture
 export const FRAME_SIZE = 32;
 
 export const IOVEC_BASE = 0; // u64
@@ -47,6 +48,23 @@ export const IOVEC_SIZE = 16;
 
 export const VNET_HEADER_SIZE = 12; // the form with num_buffers
 export const VNET_HEADER_STRIDE = 16;
+export const VNET_FLAGS = 0; // u8
+export const VNET_GSO_TYPE = 1; // u8
+export const VNET_HDR_LEN = 2; // u16
+export const VNET_GSO_SIZE = 4; // u16
+export const VNET_CSUM_START = 6; // u16
+export const VNET_CSUM_OFFSET = 8; // u16: from csum_start
+export const VNET_NEEDS_CSUM = 1; // in flags
+export const VNET_GSO_TCPV4 = 1;
+export const VNET_GSO_UDP = 3;
+export const VNET_GSO_TCPV6 = 4;
+export const VNET_GSO_ECN = 0x80; // may come with either TCP type
+
+// --- Offloads of one direction: what a frame's header may ask of whoever gets it. The bits are those of TUNSETOFFLOAD.
+export const OFFLOAD_CSUM = 0x01; // to finish its checksum; all others need this one
+export const OFFLOAD_TSO4 = 0x02; // to cut it into segments
+export const OFFLOAD_TSO6 = 0x04;
+export const OFFLOAD_UFO = 0x10;
 
 // --- Counters: u64 each, the same for every queue.
 export const STAT_PACKETS = 0;
@@ -69,6 +87,8 @@ export const QUEUE_REGIONS = 20; // u32 address of the region table
 export const QUEUE_HINT = 24; // u32 address of the region entry that the last look-up hit
 export const QUEUE_FAULT = 28; // u32 one of FAULT_*; not 0: the queue stands still until it is set up again
 export const QUEUE_MAX_FRAME = 32; // u32 bytes
+export const QUEUE_OFFLOADS = 36; // u32 OFFLOAD_* that the guest and we agreed on, for this direction
+export const QUEUE_SHORT = 40; // u32 so many posted descriptors are known to be too few to go on with; 0 = not known
 export const QUEUE_STATS = 64;
 export const QUEUE_SIZE = 128;
 
@@ -85,7 +105,7 @@ export const DRIVER_COMPLETE = 12; // u32 … rxc | txc
 export const DRIVER_ARM = 16; // u32 … rxi | txi
 export const DRIVER_RECLAIM = 20; // u32 … rxr | txr
 export const DRIVER_BUFFERS = 24; // u32 window address of the first buffer
-export const DRIVER_STRIDE = 28; // u32 bytes from one buffer to the next
+export const DRIVER_STRIDE = 28; // u32 bytes from one buffer to the next, a power of two
 export const DRIVER_ROOM = 32; // u32 bytes of a frame that a buffer may hold
 export const DRIVER_POSTED = 36; // u32 buffers that the device has
 export const DRIVER_FREE = 40; // u32 address of the stack of free buffers, u32 each
@@ -94,7 +114,9 @@ export const DRIVER_OWNER = 48; // u32 address of one byte a buffer, OWNER_*
 export const DRIVER_FAULT = 52; // u32 FAULT_*
 export const DRIVER_BUFFERS_GPA = 56; // u64 guest physical address of the first buffer
 export const DRIVER_STATS = 64;
-export const DRIVER_SIZE = 128;
+export const DRIVER_FRAME_BUFFERS = 128; // u32 transmit: buffers that a frame may take
+export const DRIVER_OFFLOADS = 132; // u32 receive: OFFLOAD_* that the device's headers may ask for
+export const DRIVER_SIZE = 192;
 
 export const OWNER_FREE = 0;
 export const OWNER_DRIVER = 1; // in a batch
@@ -132,4 +154,5 @@ export const PORT_SENT = 72; // frames that went outside
 export const PORT_DROPPED = 80; // frames that outside did not take
 export const PORT_TOO_LONG = 88; // frames longer than the buffers they were for
 export const PORT_ERRORS = 96; // system calls that failed otherwise
+export const PORT_OFFLOADS = 104; // u32 OFFLOAD_* that frames from this port may ask for
 export const PORT_SIZE = 128;

@@ -9,12 +9,12 @@ import {
   cleaningUp,
   createHost,
   powerOfTwo,
-  UsageError,
   untilStopped,
   wholeNumber,
   writePidfile,
 } from './host.js';
 import { createLog } from './log.js';
+import { allOffloads, checkOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
@@ -31,7 +31,7 @@ export function serveCommand() {
     .requiredOption('--port <spec>', `where frames go and come from: ${portUsage.join('  ')}`)
     .option('--queues <n>', 'queue pairs at most', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 8)
     .option('--bufs <n>', 'descriptors per queue at most', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), MAX_BUFS)
-    .option('--offload <list>', 'offloads: none (sring has none to offer)', 'none')
+    .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--spin', 'never sleep: lowest latency, one core always busy')
     .option(
       '--sleep-us <n>',
@@ -48,11 +48,8 @@ export function serveCommand() {
     .addOption(childOf())
     .action(options =>
       cleaningUp(async later => {
-        if (options.offload !== 'none') {
-          throw new UsageError(
-            `--offload: device type ${options.device} offers none, so only "none" can be asked`,
-          );
-        }
+        const device = deviceType(options.device)!;
+        checkOffloads(options.offload, device);
         const log = createLog(options.name, options.verbose ?? false);
         const stop = untilStopped();
         const host = createHost();
@@ -63,8 +60,9 @@ export function serveCommand() {
         later(() => port.close());
         const nic = await Nic.start({
           ...host,
-          device: deviceType(options.device)!,
+          device,
           port,
+          features: options.offload,
           limits: { queuePairs: options.queues, bufs: options.bufs },
           spin: options.spin ?? false,
           sleepMicroseconds: options.sleepUs,

@@ -79,7 +79,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
       moved += this.#transmit(this.#tx[(this.#turns + i) % queues]!);
     }
     for (let i = 0; i < this.#rx.length; i++) {
-      if (this.#portReadable && !this.#starved) moved += this.#receive(this.#rx[i]!);
+      moved += this.#receiveSome(this.#rx[i]!);
     }
     // One direction that is always busy must not keep the other from being looked at: while we are awake, asking costs one
     // system call that may find nothing.
@@ -197,10 +197,22 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     const before = this.#word(queue.address, L.QUEUE_CONS);
     const frames = this.#ring.pop(queue.address, batch.address, L.MAX_BATCH);
     const taken = frames === 0 ? 0 : this.#port.put(batch);
-    if (taken > 0) this.#capture?.capture(batch, taken, OUTBOUND);
+    if (taken > 0) this.#record(batch, taken, OUTBOUND);
     this.#portFull = taken < frames;
     if (this.#ring.complete(queue.address, batch.address, taken)) this.#interrupt(queue);
     return (this.#word(queue.address, L.QUEUE_CONS) - before) >>> 0;
+  }
+
+  /** Up to a turn's worth of frames from port to ring: one batch, or several where a batch is cut short by a frame of several buffers. */
+  #receiveSome(queue: Queue): number {
+    let frames = 0;
+    while (frames < L.MAX_BATCH && this.#portReadable && !this.#starved) {
+      const look = this.#look;
+      const filled = this.#receive(queue);
+      frames += filled;
+      if (filled === 0 || this.#rxBatch.count >= look) break;
+    }
+    return frames;
   }
 
   /** One batch from port to ring. Returns the frames. */
@@ -208,12 +220,20 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     const batch = this.#rxBatch;
     const room = this.#ring.room(queue.address, batch.address, this.#look);
     const filled = room === 0 ? 0 : this.#port.get(batch);
-    if (filled > 0) this.#capture?.capture(batch, filled, INBOUND);
+    if (filled > 0) this.#record(batch, filled, INBOUND);
     if (room === 0) this.#starved = true;
     else if (filled < room) this.#portReadable = false;
     this.#look = Math.min(L.MAX_BATCH, Math.max(FIRST_LOOK, 2 * filled));
     if (this.#ring.push(queue.address, batch.address, filled)) this.#interrupt(queue);
     return filled;
+  }
+
+  /** Writes frames to the capture, with their checksums as they will be on the wire. */
+  #record(batch: Batch, n: number, direction: number): void {
+    if (this.#capture === null) return;
+    this.#calls.checksums_finish(batch.address, n);
+    this.#capture.capture(batch, n, direction);
+    this.#calls.checksums_restore(batch.address, n);
   }
 
   #interrupt(queue: Queue): void {

@@ -15,6 +15,7 @@ import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
 import { Batch } from '../ring/batch.js';
 import { loadDatapath } from '../ring/datapath.js';
+import { frameLimits, offloadsOf } from '../ring/features.js';
 import type { DeviceType, Ring } from '../ring/ring.js';
 import type { QueueMove, WorkerCommand, WorkerData } from './commands.js';
 import {
@@ -54,6 +55,8 @@ export interface NicOptions {
   readonly device: DeviceType;
   readonly port: PortHandle;
   readonly limits?: Partial<NicLimits>;
+  /** Feature bits to offer, of those that the device type has; default: all of them. */
+  readonly features?: bigint;
   readonly spin?: boolean;
   /** Sleep after every turn of the worker, microseconds. */
   readonly sleepMicroseconds?: number;
@@ -152,7 +155,8 @@ export class Nic implements NicControl {
   }
 
   features(): bigint {
-    return this.#options.device.features;
+    const { device, features } = this.#options;
+    return features === undefined ? device.features : device.features & features;
   }
 
   get acceptedFeatures(): bigint {
@@ -164,7 +168,19 @@ export class Nic implements NicControl {
     if ((accepted & ~this.features()) !== 0n) {
       throw new NicError('NIC_FEATURES', `features 0x${accepted.toString(16)} are not all offered`);
     }
-    this.#features = accepted;
+    this.#agree(accepted);
+  }
+
+  /** What frames may be from now on, of this side of the rings and of the other: the port hands the guest no more than it takes. */
+  #agree(features: bigint): void {
+    this.#options.port.setOffloads?.(offloadsOf(features, 'rx'));
+    this.#features = features;
+    for (const queue of this.#queues) this.#setFrames(queue);
+  }
+
+  #setFrames(queue: Queue): void {
+    const { maxFrame, offloads } = frameLimits(this.#options.device, this.#features, queue.direction);
+    queue.setFrames(maxFrame, offloads);
   }
 
   setParameters(parameters: NicParameters): { rxContextSize: number; txContextSize: number } {
@@ -205,9 +221,10 @@ export class Nic implements NicControl {
           direction: receives ? 'rx' : 'tx',
           num: receives ? numRxBufs : numTxBufs,
           contextSize: receives ? sizes.rxContextSize : sizes.txContextSize,
-          maxFrame: device.maxFrame,
         } as const;
-        queues.push(new Queue(this.#options, shape));
+        const queue = new Queue(this.#options, shape);
+        queues.push(queue);
+        this.#setFrames(queue);
       }
     } catch (error) {
       for (const queue of queues) queue.close();
@@ -309,7 +326,7 @@ export class Nic implements NicControl {
     this.#queues = [];
     this.#upgrade?.close();
     this.#upgrade = null;
-    this.#features = 0n;
+    this.#agree(0n);
     this.#table?.close();
     this.#table = null;
   }

@@ -57,8 +57,7 @@ export class Queue {
       direction,
       num,
       contextSize,
-      maxFrame,
-    }: { index: number; direction: Direction; num: number; contextSize: number; maxFrame: number },
+    }: { index: number; direction: Direction; num: number; contextSize: number },
   ) {
     this.index = index;
     this.direction = direction;
@@ -67,7 +66,12 @@ export class Queue {
     this.#arena = host.arena;
     this.address = host.arena.allocate(L.QUEUE_SIZE);
     this.#set(L.QUEUE_NUM, num);
+  }
+
+  /** What frames of this queue may be: their largest size in bytes, and the OFFLOAD_* that they may ask for. For queues that no worker runs. */
+  setFrames(maxFrame: number, offloads: number): void {
     this.#set(L.QUEUE_MAX_FRAME, maxFrame);
+    this.#set(L.QUEUE_OFFLOADS, offloads);
   }
 
   /** Guest physical address of the context; null: none. */

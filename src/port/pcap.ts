@@ -15,6 +15,7 @@ import { OwnedFd } from '../linux/fd.js';
 import { open as openFile } from '../linux/libc.js';
 import type { Window } from '../memory/window.js';
 import type { Batch } from '../ring/batch.js';
+import type { DatapathExports } from '../ring/datapath.js';
 import { add, readCounters } from './counters.js';
 
 import {
@@ -52,6 +53,7 @@ class PcapPort implements Port {
   readonly fd = -1;
   exhausted: boolean;
   readonly #window: Window;
+  readonly #calls: DatapathExports;
   readonly #state: number;
   readonly #reader: CaptureReader;
   readonly #payload: PayloadReader;
@@ -59,10 +61,11 @@ class PcapPort implements Port {
   /** The reader has found a frame that was not handed out yet. */
   #held = false;
 
-  constructor({ fds, state }: PortDescriptor, { window }: PortWorker) {
+  constructor({ fds, state }: PortDescriptor, { window, calls }: PortWorker) {
     const [input, output] = fds as [number, number];
     this.exhausted = input < 0;
     this.#window = window;
+    this.#calls = calls;
     this.#state = state;
     this.#reader = new CaptureReader(input);
     this.#payload = new PayloadReader(input, window.doubles[(state + STATE_POSITION) / 8]!, window);
@@ -71,13 +74,21 @@ class PcapPort implements Port {
 
   put(batch: Batch): number {
     const { count } = batch;
-    const sent = this.#writer === null ? 0 : this.#writer.capture(batch, count, UNDIRECTED);
+    const sent = this.#writer === null ? 0 : this.#write(this.#writer, batch, count);
     this.#add(L.PORT_SENT, sent);
     if (sent < count) {
       this.#add(L.PORT_DROPPED, count - sent);
       if (this.#writer !== null) this.#add(L.PORT_ERRORS, 1);
     }
     return count;
+  }
+
+  /** A file has nobody behind it who would finish checksums. */
+  #write(writer: PcapWriter, batch: Batch, count: number): number {
+    this.#calls.checksums_finish(batch.address, count);
+    const sent = writer.capture(batch, count, UNDIRECTED);
+    this.#calls.checksums_restore(batch.address, count);
+    return sent;
   }
 
   get(batch: Batch): number {

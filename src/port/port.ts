@@ -41,6 +41,8 @@ export interface PortHandle {
   readonly descriptor: PortDescriptor;
   /** Frames that could not be handed on, by reason. */
   counters(): PortCounters;
+  /** What frames from this port may ask of us from now on (OFFLOAD_*); without it, or before it is called, nothing. */
+  setOffloads?(offloads: number): void;
   /** Whether frames can be delivered now; a NIC's link follows it. */
   setCarrier?(up: boolean): void;
   close(): void;

@@ -6,7 +6,7 @@
  * Every frame carries a 12-byte virtio-net header. One system call a frame: that is where the time of a TAP goes.
  */
 import * as L from '../../datapath/layout.js';
-import { EAGAIN, EBADF, EINTR, EIO, ENOBUFS } from '../linux/errors.js';
+import { EAGAIN, EBADF, EINTR, EIO, ENOBUFS, LinuxError } from '../linux/errors.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { parseMac } from '../linux/ip-address.js';
 import { readv, writev } from '../linux/libc.js';
@@ -14,6 +14,7 @@ import { openNetns } from '../linux/netns.js';
 import { openTap, type Tap } from '../linux/tun.js';
 import type { Window } from '../memory/window.js';
 import type { Batch } from '../ring/batch.js';
+import type { DatapathExports } from '../ring/datapath.js';
 import { add, readCounters } from './counters.js';
 import {
   type Port,
@@ -39,11 +40,13 @@ class TapPort implements Port {
   exhausted = false;
   readonly #window: Window;
   readonly #state: number;
+  readonly #calls: DatapathExports;
 
-  constructor({ fds, state }: PortDescriptor, { window }: PortWorker) {
+  constructor({ fds, state }: PortDescriptor, { window, calls }: PortWorker) {
     this.fd = fds[0]!;
     this.#window = window;
     this.#state = state;
+    this.#calls = calls;
   }
 
   put(batch: Batch): number {
@@ -64,6 +67,7 @@ class TapPort implements Port {
 
   get(batch: Batch): number {
     const { count } = batch;
+    const offloads = this.#window.words[(this.#state + L.PORT_OFFLOADS) >>> 2]!;
     let filled = 0;
     for (let calls = 0; filled < count && calls < L.MAX_BATCH; calls++) {
       const result = readv(this.fd, batch.iovAddress(filled), batch.iovs(filled) + 1);
@@ -72,8 +76,13 @@ class TapPort implements Port {
         break;
       }
       const length = result - L.VNET_HEADER_SIZE;
-      if (length > batch.room(filled)) this.#add(L.PORT_TOO_LONG, 1);
-      else batch.setLength(filled++, length);
+      if (length > batch.room(filled)) {
+        this.#add(L.PORT_TOO_LONG, 1);
+        continue;
+      }
+      batch.setLength(filled, length);
+      if (!batch.asks(filled) || this.#calls.offload_undo(batch.address, filled, offloads) !== 0) filled++;
+      else this.#add(L.PORT_DROPPED, 1);
     }
     if (filled !== 0) this.#add(L.PORT_RECEIVED, filled);
     return filled;
@@ -113,6 +122,16 @@ export const tap: PortKind = {
         descriptor: { kind: 'tap', name: device.name, state, fds: [device.fd], options: {} },
         counters: () => readCounters(window, state),
         setCarrier: up => device.setCarrier(up),
+        setOffloads(offloads) {
+          // The reading half looks at what it gets: frames that were queued under other rules may still come, and an interface that is
+          // gone or does not know an offload changes nothing.
+          window.words[(state + L.PORT_OFFLOADS) >>> 2] = offloads;
+          try {
+            device.setOffload(offloads);
+          } catch (error) {
+            if (!(error instanceof LinuxError)) throw error;
+          }
+        },
         close() {
           device.close();
           arena.free(state);

@@ -81,6 +81,11 @@ export class Batch {
     return this.#field(i, L.FRAME_ROOM);
   }
 
+  /** Whether the frame's virtio-net header asks for anything. */
+  asks(i: number): boolean {
+    return (this.#words[this.#field(i, L.FRAME_HEADER) >>> 2]! & 0xffff) !== 0; // flags and gso_type
+  }
+
   #field(i: number, field: number): number {
     return this.#words[(this.#frames + i * L.FRAME_SIZE + field) >>> 2]!;
   }

@@ -35,6 +35,20 @@ export interface DatapathExports {
   vring_packed_rx_push(queue: number, batch: number, n: number): number;
   vring_packed_kicks(queue: number, on: boolean): number;
 
+  sring_gso_size(num: number): number;
+  sring_gso_init(queue: number, receive: boolean): void;
+  sring_gso_resume(queue: number): number;
+  sring_gso_pending(queue: number): number;
+  sring_gso_tx_pop(queue: number, batch: number, budget: number): number;
+  sring_gso_tx_complete(queue: number, batch: number, n: number): number;
+  sring_gso_rx_room(queue: number, batch: number, budget: number): number;
+  sring_gso_rx_push(queue: number, batch: number, n: number): number;
+  sring_gso_kicks(queue: number, on: boolean): number;
+
+  offload_undo(batch: number, index: number, offloads: number): number;
+  checksums_finish(batch: number, n: number): void;
+  checksums_restore(batch: number, n: number): void;
+
   driver_reset(driver: number, buffers: number): void;
   driver_fail(driver: number, reason: number): void;
   driver_tx_room(driver: number, batch: number, want: number): number;

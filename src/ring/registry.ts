@@ -1,9 +1,10 @@
 /** The device types there are. A new one is an entry here. */
 import type { DeviceType } from './ring.js';
 import { sring } from './sring.js';
+import { sringGso } from './sring-gso.js';
 import { vringPacked } from './vring-packed.js';
 
-const TYPES: readonly DeviceType[] = [sring, vringPacked];
+const TYPES: readonly DeviceType[] = [sring, sringGso, vringPacked];
 
 export const deviceTypeNames: readonly string[] = TYPES.map(type => type.name);
 

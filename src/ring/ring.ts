@@ -32,7 +32,7 @@ export interface DeviceType {
   readonly name: string;
   /** bpfhv feature bits. */
   readonly features: bigint;
-  /** Bytes of a frame at most. */
+  /** Bytes of a frame at most, unless features say that it may be larger. */
   readonly maxFrame: number;
   /** Descriptors of a ring at most, where the format can't hold as many as a NIC may have. */
   readonly maxBufs?: number;
