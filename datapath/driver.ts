@@ -8,13 +8,15 @@
  *             tx_complete, reclaim                        reclaim
  * ```
  * The device is not trusted: a buffer comes back only if the device has it, and no longer than it is. Anything else is a fault, which
- * stops the queue; after a stop every buffer is the driver's again, whatever the device said.
+ * stops the queue; after a stop every buffer is the driver's again, whatever the device said. A received packet whose header asks for offloads
+ * that make no sense is dropped.
  *
  * Programs are called through the function table, as (context) → r0. What a helper needs to know about the call under way is kept in
  * globals of this instance: an instance belongs to one worker.
  */
 import { addBuffer, beginFrame, clear, count, endFrame, endRoom, frameAt, hasRoom } from './batch';
 import * as L from './layout';
+import { sound } from './offload';
 
 const ENOMEM = -12;
 const EINVAL = -22;
@@ -44,27 +46,39 @@ export function driver_reset(driver: usize, buffers: u32): void {
   store<u32>(driver, L.FAULT_NONE, L.DRIVER_FAULT);
 }
 
-/** Fills the batch with up to `want` empty frames, a free buffer each. Returns how many; they stay free until published. */
+/** Fills the batch with up to `want` empty frames, each of as many free buffers as a frame may take. Returns how many; they stay free until published. */
 export function driver_tx_room(driver: usize, batch: usize, want: u32): u32 {
   clear(batch);
   if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return 0;
   const freeCount = load<u32>(driver, L.DRIVER_FREE_COUNT);
   const unposted = load<u32>(driver, L.DRIVER_NUM) - load<u32>(driver, L.DRIVER_POSTED);
-  const n = min(want, min(freeCount, unposted));
-  const free = <usize>load<u32>(driver, L.DRIVER_FREE);
+  const perFrame = load<u32>(driver, L.DRIVER_FRAME_BUFFERS);
+  const n = min(want, min(freeCount, unposted) / perFrame);
+  let top = <usize>load<u32>(driver, L.DRIVER_FREE) + ((<usize>freeCount) << 2);
   const base = load<u64>(batch, L.BATCH_BASE);
   const room = load<u32>(driver, L.DRIVER_ROOM);
-  for (let i: u32 = 0; i < n && hasRoom(batch, 1); i++) {
-    const index = load<u32>(free + ((<usize>(freeCount - 1 - i)) << 2));
-    const window = bufferAt(driver, index);
+  for (let i: u32 = 0; i < n && hasRoom(batch, perFrame); i++) {
     const frame = beginFrame(batch);
-    addBuffer(frame, base + window, window, room);
-    endRoom(batch, frame, index);
+    const first = load<u32>(top - 4);
+    for (let b: u32 = 0; b < perFrame; b++) {
+      top -= 4;
+      const window = bufferAt(driver, load<u32>(top));
+      addBuffer(frame, base + window, window, room);
+    }
+    endRoom(batch, frame, first);
   }
   return load<u32>(batch, L.BATCH_COUNT);
 }
 
-/** Publishes the first `n` frames of the batch that `driver_tx_room` made. Returns 1 when the device wants a kick, 0 when not, < 0 on a fault. */
+/**
+ * Publishes the first `n` frames of the batch that `driver_tx_room` made, each with the buffers that it needs. Returns 1 when the device wants a
+ * kick, 0 when not, < 0 on a fault.
+ *
+ * ```
+ *   free:  … [frame 1: c b a] [frame 0: c b a]     a and b of frame 0 are needed: the top, c, takes b's place, a and b are gone,
+ *   free:  … [frame 1: c b a]  c                   and all that is left is free
+ * ```
+ */
 export function driver_tx_publish(driver: usize, batch: usize, n: u32): i32 {
   enter(driver, 0);
   const context = <usize>load<u32>(driver, L.DRIVER_CONTEXT);
@@ -72,26 +86,63 @@ export function driver_tx_publish(driver: usize, batch: usize, n: u32): i32 {
   const owner = <usize>load<u32>(driver, L.DRIVER_OWNER);
   const gpa = load<u64>(driver, L.DRIVER_BUFFERS_GPA);
   const stride = load<u32>(driver, L.DRIVER_STRIDE);
+  const perFrame = load<u32>(driver, L.DRIVER_FRAME_BUFFERS);
+  const free = <usize>load<u32>(driver, L.DRIVER_FREE);
+  let freeCount = load<u32>(driver, L.DRIVER_FREE_COUNT);
+  let posted = load<u32>(driver, L.DRIVER_POSTED);
+  let next = free + ((<usize>freeCount) << 2); // behind the next frame's first buffer
   let oflags: u32 = 0;
   let bytes: u64 = 0;
+  let buffers: u32 = 0;
   for (let i: u32 = 0; i < n; i++) {
     const frame = frameAt(batch, i);
-    const index = load<u32>(frame, L.FRAME_END);
     const length = load<u32>(frame, L.FRAME_LENGTH);
     activeFrame = frame;
-    setBuffer(context, 0, index, gpa + <u64>index * stride, bufferAt(driver, index), length);
-    store<u64>(context, index, L.CTX_PACKET);
-    store<u32>(context, 1, L.CTX_NUM_BUFS);
+    let used: u32 = 1;
+    if (perFrame == 1) {
+      const index = load<u32>(free + ((<usize>(freeCount - 1)) << 2));
+      setBuffer(context, 0, index, gpa + <u64>index * stride, bufferAt(driver, index), length);
+      store<u8>(owner + index, L.OWNER_DEVICE);
+    } else {
+      used = lend(driver, context, next, freeCount, length);
+      next -= (<usize>perFrame) << 2;
+    }
+    freeCount -= used;
+    posted += used;
+    store<u64>(context, i, L.CTX_PACKET);
+    store<u32>(context, used, L.CTX_NUM_BUFS);
     store<u32>(context, 0, L.CTX_OFLAGS);
-    store<u8>(owner + index, L.OWNER_DEVICE);
-    store<u32>(driver, load<u32>(driver, L.DRIVER_FREE_COUNT) - 1, L.DRIVER_FREE_COUNT);
-    store<u32>(driver, load<u32>(driver, L.DRIVER_POSTED) + 1, L.DRIVER_POSTED);
+    store<u32>(driver, freeCount, L.DRIVER_FREE_COUNT);
+    store<u32>(driver, posted, L.DRIVER_POSTED);
     if (<i32>call_indirect<i64>(program, <u64>context) != 0) return fault(driver, L.FAULT_PROGRAM);
     oflags |= load<u32>(context, L.CTX_OFLAGS);
     bytes += length;
+    buffers += used;
   }
-  account(driver, n, bytes, n);
+  account(driver, n, bytes, buffers);
   return (oflags & L.OFLAG_KICK) != 0 ? 1 : 0;
+}
+
+/** Puts as many of the frame's buffers as it needs into the context; the first is listed right before `at`. Returns how many. */
+function lend(driver: usize, context: usize, at: usize, freeCount: u32, length: u32): u32 {
+  const owner = <usize>load<u32>(driver, L.DRIVER_OWNER);
+  const gpa = load<u64>(driver, L.DRIVER_BUFFERS_GPA);
+  const stride = load<u32>(driver, L.DRIVER_STRIDE);
+  const room = load<u32>(driver, L.DRIVER_ROOM);
+  const last = load<u32>(driver, L.DRIVER_FRAME_BUFFERS) - 1;
+  let top = <usize>load<u32>(driver, L.DRIVER_FREE) + ((<usize>freeCount) << 2);
+  let used: u32 = 0;
+  do {
+    at -= 4;
+    top -= 4;
+    const index = load<u32>(at);
+    store<u32>(at, load<u32>(top));
+    const part = used == last ? length : min(length, room);
+    setBuffer(context, used++, index, gpa + <u64>index * stride, bufferAt(driver, index), part);
+    store<u8>(owner + index, L.OWNER_DEVICE);
+    length -= part;
+  } while (length != 0);
+  return used;
 }
 
 /** Takes back up to `budget` transmitted packets. Returns how many, < 0 on a fault. */
@@ -157,8 +208,9 @@ export function driver_rx_poll(driver: usize, batch: usize, budget: u32): i32 {
     const taken = <i32>call_indirect<i64>(program, <u64>context);
     if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return -1; // set by rx_pkt_alloc
     if (taken == 0 && delivered == 0) break;
-    if (taken != 1 || delivered != 1) return fault(driver, L.FAULT_PROGRAM);
+    if (taken != 1 || delivered != 1 || activeFrame == 0) return fault(driver, L.FAULT_PROGRAM);
     done++;
+    if (load<u16>(activeHeader()) != 0 && !soundHeader(driver)) discard(driver, batch); // flags and gso_type
   }
   return done;
 }
@@ -166,19 +218,14 @@ export function driver_rx_poll(driver: usize, batch: usize, budget: u32): i32 {
 /** The netdev has taken the batch that `driver_rx_poll` filled: its buffers are free again. */
 export function driver_rx_release(driver: usize, batch: usize): void {
   const buffers = load<u32>(driver, L.DRIVER_BUFFERS);
-  const stride = load<u32>(driver, L.DRIVER_STRIDE);
+  const shift = ctz(load<u32>(driver, L.DRIVER_STRIDE));
   const n = load<u32>(batch, L.BATCH_COUNT);
   let bytes: u64 = 0;
   let used: u32 = 0;
   for (let i: u32 = 0; i < n; i++) {
     const frame = frameAt(batch, i);
-    const win = <usize>load<u32>(frame, L.FRAME_WIN);
-    const segments = load<u32>(frame, L.FRAME_IOVS) - 1;
-    for (let s: u32 = 0; s < segments; s++) {
-      setFree(driver, (load<u32>(win + ((<usize>s) << 2)) - buffers) / stride);
-    }
     bytes += load<u32>(frame, L.FRAME_LENGTH);
-    used += segments;
+    used += release(driver, frame, buffers, shift);
   }
   if (n != 0) account(driver, n, bytes, used);
   clear(batch);
@@ -310,6 +357,32 @@ export function helper_dma_unmap(_context: u64, _vaddr: u64, _length: u64, _padd
 
 function activeHeader(): usize {
   return <usize>load<u32>(activeFrame, L.FRAME_HEADER);
+}
+
+/** Whether the packet at hand asks for nothing but what was agreed on. */
+function soundHeader(driver: usize): bool {
+  const length = load<u32>(activeFrame, L.FRAME_LENGTH);
+  return sound(activeHeader(), length, load<u32>(driver, L.DRIVER_OFFLOADS));
+}
+
+/** The batch's last frame asks for what was not agreed on, or makes no sense. */
+function discard(driver: usize, batch: usize): void {
+  const shift = ctz(load<u32>(driver, L.DRIVER_STRIDE));
+  release(driver, activeFrame, load<u32>(driver, L.DRIVER_BUFFERS), shift);
+  count(driver + L.DRIVER_STATS, L.STAT_DROPPED, 1);
+  store<u32>(batch, load<u32>(batch, L.BATCH_COUNT) - 1, L.BATCH_COUNT);
+  const iovs = load<u32>(activeFrame, L.FRAME_IOVS);
+  store<u32>(batch, load<u32>(batch, L.BATCH_IOV_USED) - iovs, L.BATCH_IOV_USED);
+}
+
+/** A received frame's buffers are free again. Returns how many. */
+function release(driver: usize, frame: usize, buffers: u32, shift: u32): u32 {
+  const win = <usize>load<u32>(frame, L.FRAME_WIN);
+  const segments = load<u32>(frame, L.FRAME_IOVS) - 1;
+  for (let s: u32 = 0; s < segments; s++) {
+    setFree(driver, (load<u32>(win + ((<usize>s) << 2)) - buffers) >> shift);
+  }
+  return segments;
 }
 
 function refuse(): i64 {

@@ -71,6 +71,7 @@ export function measureParts(device: DeviceType, direction: 'tx' | 'rx', length:
     [L.DRIVER_BUFFERS, buffers],
     [L.DRIVER_STRIDE, STRIDE],
     [L.DRIVER_ROOM, 1518],
+    [L.DRIVER_FRAME_BUFFERS, 1],
     [L.DRIVER_FREE, lists],
     [L.DRIVER_OWNER, lists + NUM * 4],
   ]);

@@ -19,6 +19,7 @@ import {
   writePidfile,
 } from './host.js';
 import { createLog } from './log.js';
+import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
@@ -34,6 +35,7 @@ export function guestCommand() {
     .requiredOption('--netdev <spec>', `the guest's network device: ${portUsage.join('  ')}`)
     .option('--queues <n>', 'queue pairs', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
     .option('--bufs <n>', 'descriptors per queue', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), 256)
+    .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--mac <address>', "the NIC's address (default: a random one)")
     .option('--spin', 'never sleep: lowest latency, one core always busy')
     .option('--stats [seconds]', 'print rates every so many seconds', wholeNumber('--stats', 1, 3600))
@@ -62,6 +64,7 @@ export function guestCommand() {
           transport: device,
           netdev,
           spin: options.spin ?? false,
+          features: options.offload,
           log,
           onMac: address => {
             // An interface forgets its neighbours when its address is set, even to the same one.
@@ -119,7 +122,7 @@ function onlyOnce(work: () => Promise<void>): () => Promise<void> {
 
 /** Guest memory for that many queues, with contexts and buffers, twice: an upgrade has old and new ones at once. */
 function ramSize(queuePairs: number, bufs: number): number {
-  const perQueue = bufs * (2048 + 64) + 65536;
+  const perQueue = bufs * (4096 + 64) + 65536;
   return Math.ceil((2 * 2 * queuePairs * perQueue) / 0x20_0000) * 0x20_0000 + 0x20_0000;
 }
 

@@ -30,6 +30,7 @@ import { WINDOW_PAGES, Window } from '../../src/memory/window.js';
 import { Queue } from '../../src/nic/queue.js';
 import { Batch } from '../../src/ring/batch.js';
 import { type Datapath, loadDatapath } from '../../src/ring/datapath.js';
+import { frameLimits } from '../../src/ring/features.js';
 import { deviceType } from '../../src/ring/registry.js';
 import type { DeviceType, Ring } from '../../src/ring/ring.js';
 
@@ -49,6 +50,8 @@ export interface TestbedOptions {
   /** Descriptors of each ring. */
   readonly num?: number;
   readonly engine?: Engine;
+  /** Feature bits that the guest has accepted; default: none. */
+  readonly features?: bigint;
   /** Replaces programs, by section. */
   readonly programs?: ReadonlyMap<string, Uint8Array>;
   /** What the device says that its contexts take, when it lies. */
@@ -88,14 +91,14 @@ export class Testbed {
   readonly #memory: GuestMemory;
   readonly #canaries: readonly number[];
 
-  constructor({ device, num = 16, engine = 'jit', programs, contextSize }: TestbedOptions) {
+  constructor({ device, num = 16, engine = 'jit', features = 0n, programs, contextSize }: TestbedOptions) {
     this.type = deviceType(device)!;
     this.num = num;
     this.datapath = loadDatapath(window);
     this.ring = this.type.ring(this.datapath);
     const size = this.ring.contextSize(num);
     const told = contextSize ?? size;
-    const pages = Math.ceil((2 * Math.max(size, told) + 2 * num * 2048) / PAGE) + 8;
+    const pages = Math.ceil((2 * Math.max(size, told) + 2 * num * 4096) / PAGE) + 8;
     this.ram = new GuestRam(window, 2 * pages * PAGE);
 
     // First and last page, and one between the queues' memory and the rest, stay out of the table.
@@ -103,7 +106,7 @@ export class Testbed {
     const first = this.ram.allocate(PAGE);
     this.#driverQueues = new DriverQueues(
       {
-        ...{ numRxQueues: 1, numTxQueues: 1, numRxBufs: num, numTxBufs: num, features: 0 },
+        ...{ numRxQueues: 1, numTxQueues: 1, numRxBufs: num, numTxBufs: num, features },
         ...{ rxContextSize: told, txContextSize: told, mac: new Uint8Array(6) },
       },
       {
@@ -139,17 +142,15 @@ export class Testbed {
       buffers: own.bufferBase,
       queue: new Queue(
         { window, arena },
-        {
-          index: own.index,
-          direction: own.direction,
-          num,
-          contextSize: size,
-          maxFrame: this.type.maxFrame,
-        },
+        { index: own.index, direction: own.direction, num, contextSize: size },
       ),
     });
     this.rx = side(rx!);
     this.tx = side(tx!);
+    for (const { queue } of this.sides) {
+      const { maxFrame, offloads } = frameLimits(this.type, features, queue.direction);
+      queue.setFrames(maxFrame, offloads);
+    }
     this.load(engine, programs);
     this.reset();
   }

@@ -3,8 +3,16 @@ import * as L from '../../../datapath/layout.js';
 import type { Arena } from '../../memory/arena.js';
 import type { Window } from '../../memory/window.js';
 import type { Direction } from '../../nic/control.js';
+import { FEATURE, isLarge, LARGE_FRAME, maskOf, offloadsOf } from '../../ring/features.js';
 import type { DriverQueue } from './commands.js';
-import { ABI_VERSION, PROGRAMS, type ProgramSection, REG, RX_BUFFER_SIZE } from './registers.js';
+import {
+  ABI_VERSION,
+  LARGE_RX_BUFFER_SIZE,
+  PROGRAMS,
+  type ProgramSection,
+  REG,
+  RX_BUFFER_SIZE,
+} from './registers.js';
 import { type BpfhvTransport, DriverError } from './transport.js';
 
 export interface Contract {
@@ -14,7 +22,8 @@ export interface Contract {
   readonly numTxBufs: number;
   readonly rxContextSize: number;
   readonly txContextSize: number;
-  readonly features: number;
+  /** Feature bits that the device offers and the driver accepts. */
+  readonly features: bigint;
   readonly mac: Uint8Array;
 }
 
@@ -31,11 +40,23 @@ const CHECKED = [
   ['txContextSize', REG.TX_CTX_SIZE, isContextSize],
 ] as const;
 
-/** Bytes from one buffer to the next: a frame of 1518, and each buffer on pages of its own half. */
-const BUFFER_STRIDE = 2048;
+/** How buffers are cut. Bytes from one to the next are a power of two: half a page, or a page of which a large frame takes several. */
+interface Buffers {
+  readonly stride: number;
+  /** Bytes of a frame that one may hold. */
+  readonly room: number;
+  /** Of how many a frame may be made. */
+  readonly perFrame: number;
+}
+const SMALL_BUFFERS: Buffers = { stride: 2048, room: RX_BUFFER_SIZE, perFrame: 1 };
+const LARGE_BUFFERS: Buffers = {
+  stride: 4096,
+  room: LARGE_RX_BUFFER_SIZE,
+  perFrame: LARGE_FRAME / LARGE_RX_BUFFER_SIZE,
+};
 
-/** Reads the contract. Throws DriverError DRIVER_DEVICE for another ABI version or numbers that no device may have. */
-export async function readContract(transport: BpfhvTransport): Promise<Contract> {
+/** Reads the contract; of the features that the device offers it accepts those in `wanted`. Throws DriverError DRIVER_DEVICE for another ABI version or numbers that no device may have. */
+export async function readContract(transport: BpfhvTransport, wanted: bigint): Promise<Contract> {
   const version = await transport.read(REG.VERSION);
   if (version !== ABI_VERSION) {
     throw new DriverError(
@@ -55,8 +76,14 @@ export async function readContract(transport: BpfhvTransport): Promise<Contract>
   return {
     ...(values as Record<(typeof CHECKED)[number][0], number>),
     mac,
-    features: await transport.read(REG.FEATURES),
+    features: acceptable(BigInt(await transport.read(REG.FEATURES)) & wanted),
   };
+}
+
+/** Without scatter-gather a packet has one buffer, so none can be large enough to be segmented. */
+function acceptable(features: bigint): bigint {
+  const { SG, TSOV4, TSOV6, UFO } = FEATURE;
+  return (features & maskOf(SG)) !== 0n ? features : features & ~maskOf(TSOV4, TSOV6, UFO);
 }
 
 interface OwnQueue extends DriverQueue {
@@ -72,10 +99,12 @@ export class DriverQueues {
   /** What has been taken of guest memory and arena, and how to give it back. */
   readonly #taken: (() => void)[] = [];
   readonly #host: { transport: BpfhvTransport; arena: Arena; window: Window };
+  readonly #features: bigint;
 
   /** Throws MemoryError MEMORY_FULL when guest memory or arena is too small for the contract, and leaves nothing taken. */
   constructor(contract: Contract, host: { transport: BpfhvTransport; arena: Arena; window: Window }) {
     this.#host = host;
+    this.#features = contract.features;
     const { numRxQueues, numTxQueues } = contract;
     try {
       this.all = Array.from({ length: numRxQueues + numTxQueues }, (_, index) =>
@@ -97,10 +126,10 @@ export class DriverQueues {
     return this.#plain('tx');
   }
 
-  /** Tells the device where the contexts are, and that no offload is wanted of it. */
+  /** Tells the device which of its features are wanted, and where the contexts are. */
   async register(): Promise<void> {
     const { transport } = this.#host;
-    await transport.write(REG.FEATURES, 0);
+    await transport.write(REG.FEATURES, Number(this.#features));
     for (const { index, context } of this.all) {
       const gpa = transport.ram.toGuest(context);
       await transport.write(REG.QUEUE_SELECT, index);
@@ -122,8 +151,10 @@ export class DriverQueues {
   #make(index: number, direction: Direction, num: number, contextSize: number): OwnQueue {
     const { transport, arena, window } = this.#host;
     const { ram } = transport;
+    const offloads = offloadsOf(this.#features, direction);
+    const { stride, room, perFrame } = isLarge(offloads) ? LARGE_BUFFERS : SMALL_BUFFERS;
     const context = this.#take(ram, contextSize);
-    const bufferBase = this.#take(ram, num * BUFFER_STRIDE);
+    const bufferBase = this.#take(ram, num * stride);
     const address = this.#take(arena, L.DRIVER_SIZE);
     const lists = this.#take(arena, num * 5); // the stack of free buffers, then an owner byte for each
     const number = (section: ProgramSection) => PROGRAMS.find(program => program.section === section)!.number;
@@ -135,8 +166,10 @@ export class DriverQueues {
       [L.DRIVER_ARM, number(`${direction}i`)],
       [L.DRIVER_RECLAIM, number(`${direction}r`)],
       [L.DRIVER_BUFFERS, bufferBase],
-      [L.DRIVER_STRIDE, BUFFER_STRIDE],
-      [L.DRIVER_ROOM, RX_BUFFER_SIZE],
+      [L.DRIVER_STRIDE, stride],
+      [L.DRIVER_ROOM, room],
+      [L.DRIVER_FRAME_BUFFERS, perFrame],
+      [L.DRIVER_OFFLOADS, offloads],
       [L.DRIVER_FREE, lists],
       [L.DRIVER_OWNER, lists + num * 4],
     ];

@@ -20,11 +20,15 @@ import { type QueueStats, readStats } from '../../nic/queue.js';
 import { LoopThread } from '../../nic/thread.js';
 import type { PortHandle } from '../../port/port.js';
 import { Batch } from '../../ring/batch.js';
+import { offloadsOf, parseOffloads } from '../../ring/features.js';
 import type { DriverCommand, DriverEvent, DriverLoopData, DriverReply } from './commands.js';
 import { DriverQueues, readContract } from './contract.js';
 import { loadPrograms } from './programs.js';
 import { CTRL, REG, STATUS } from './registers.js';
 import type { BpfhvTransport } from './transport.js';
+
+/** What this driver can make use of. */
+const ALL_FEATURES = parseOffloads('all')!;
 
 export interface DriverOptions {
   readonly transport: BpfhvTransport;
@@ -33,6 +37,8 @@ export interface DriverOptions {
   /** The guest's network device: a TAP, or a source or sink. */
   readonly netdev: PortHandle;
   readonly spin?: boolean;
+  /** Feature bits to accept when they are offered; default: all that there are. */
+  readonly features?: bigint;
   readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
   /** Told the device's address whenever it is probed, 6 octets. */
   readonly onMac?: (mac: Uint8Array) => void;
@@ -192,18 +198,19 @@ export class BpfhvDriver {
   }
 
   async #attach(): Promise<void> {
-    const { transport, arena, window } = this.#options;
-    const contract = await readContract(transport);
+    const { transport, arena, window, netdev, features = ALL_FEATURES } = this.#options;
+    const contract = await readContract(transport, features);
     const programs = await loadPrograms(transport, contract, this.#stack);
     this.#queues = new DriverQueues(contract, { transport, arena, window });
     await this.#queues.register();
     const { rx, tx } = this.#queues;
     await this.#thread.call({ op: 'attach', programs, rx, tx });
+    netdev.setOffloads?.(offloadsOf(contract.features, 'tx'));
     this.#probes++;
     this.#options.onMac?.(contract.mac);
     this.#log(
       'info',
-      `device probed: ${rx.length} queue pair(s), ${contract.numRxBufs}/${contract.numTxBufs} buffers`,
+      `device probed: ${rx.length} queue pair(s), ${contract.numRxBufs}/${contract.numTxBufs} buffers, features 0x${contract.features.toString(16)}`,
     );
   }
 

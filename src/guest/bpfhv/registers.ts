@@ -60,3 +60,5 @@ export type ProgramSection = (typeof PROGRAMS)[number]['section'];
 
 /** Bytes of a receive buffer without LRO; a frame is at most as long. */
 export const RX_BUFFER_SIZE = 1518;
+/** With LRO; a frame may then take several. */
+export const LARGE_RX_BUFFER_SIZE = 4096;
