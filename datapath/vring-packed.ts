@@ -63,21 +63,25 @@ export function vring_packed_init(queue: usize): void {
   start(queue, 0);
 }
 
-/** The first start, or a start after a stop in which the guest has reclaimed what it had posted: the device goes on where the guest does. */
+/** A start after a stop in which the guest may have reclaimed what it had posted: the device goes on where the guest does. */
 export function vring_packed_resume(queue: usize): bool {
   const num = load<u32>(queue, L.QUEUE_NUM);
-  const guest = atomic.load<u64>(<usize>load<u32>(queue, L.QUEUE_RING));
+  const ring = <usize>load<u32>(queue, L.QUEUE_RING);
+  const guest = atomic.load<u64>(ring);
   const availIndex = <u32>(guest >> 16) & 0xffff;
   const usedIndex = <u32>(guest >> 32) & 0xffff;
   const availWrap = <u32>(guest >> 48) & 0xff;
   const usedWrap = <u32>(guest >> 56);
-  const used = position(usedIndex, usedWrap, num);
-  const posted = (position(availIndex, availWrap, num) - used) & (2 * num - 1);
+  const firstUsed = position(usedIndex, usedWrap, num);
+  const posted = (position(availIndex, availWrap, num) - firstUsed) & (2 * num - 1);
   if (availIndex >= num || usedIndex >= num || (availWrap | usedWrap) > 1 || posted > num) {
     store<u32>(queue, L.FAULT_INDEX, L.QUEUE_FAULT);
     return false;
   }
-  start(queue, used);
+  // A guest that has reclaimed nothing may not even have taken back what is used: that stays behind the device.
+  let at = firstUsed;
+  while (at != firstUsed + posted && flagsAt(ring, at, num) == used(at, num)) at++;
+  start(queue, at);
   return true;
 }
 
@@ -199,8 +203,12 @@ function moveTo(queue: usize, at: u32): void {
 }
 
 function isAvailable(ring: usize, at: u32, num: u32): bool {
-  const flags = <u32>atomic.load<u16>(descriptorAt(ring, at, num), DESC_FLAGS);
-  return (flags & (AVAIL | USED)) == available(at, num);
+  return flagsAt(ring, at, num) == available(at, num);
+}
+
+/** The two bits of a descriptor that say whose it is. */
+function flagsAt(ring: usize, at: u32, num: u32): u32 {
+  return <u32>atomic.load<u16>(descriptorAt(ring, at, num), DESC_FLAGS) & (AVAIL | USED);
 }
 
 function descriptorAt(ring: usize, at: u32, num: u32): usize {

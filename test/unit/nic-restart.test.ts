@@ -1,6 +1,7 @@
 /** A NIC that stops and starts again, as a whole or one direction, at the ends of what its indices can say. */
 import assert from 'node:assert/strict';
 import { CTX_OPAQUE } from '../../datapath/layout.js';
+import { deviceType, deviceTypeNames } from '../../src/ring/registry.js';
 import { eventually, window } from '../compliance/testbed.js';
 import { nicTest, RX, TX } from './nic-rig.js';
 
@@ -47,3 +48,21 @@ nicTest('one direction stops, is reclaimed and starts while the other runs on', 
   while (rig.poll() > 0) {}
   assert.equal(rig.packets(RX), rig.guest.received.sequence);
 });
+
+for (const name of deviceTypeNames) {
+  nicTest(
+    `${name}: a guest that stops and starts without taking anything back loses nothing`,
+    async start => {
+      const rig = await start({ device: deviceType(name)! });
+      await rig.prepare();
+      await rig.enable();
+      for (let round = 1; round <= 10; round++) {
+        rig.publish(30);
+        await eventually(() => rig.packets(TX) === 30 * round);
+        await rig.disable();
+        await rig.enable();
+      }
+      assert.equal(rig.sink.outOfOrder, 0);
+    },
+  );
+}
