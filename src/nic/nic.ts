@@ -87,7 +87,7 @@ export class Nic implements NicControl {
   #features = 0n;
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
-  #failed = false;
+  #failure: Error | null = null;
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
@@ -110,7 +110,7 @@ export class Nic implements NicControl {
     this.#batches = batches;
     this.#capture = capture;
     thread.onFailure = error => {
-      this.#failed = true;
+      this.#failure = error;
       this.#log('error', `the datapath worker failed: ${error.message}`);
       this.onFailure(error);
     };
@@ -294,6 +294,7 @@ export class Nic implements NicControl {
 
   async enable(direction: Direction): Promise<void> {
     if (this.#enabled[direction]) return;
+    if (this.#failure) throw this.#failure;
     const lacking = this.#queues.filter(queue => !queue.complete).map(queue => queue.index);
     if (this.#queues.length === 0 || lacking.length > 0) {
       const which = lacking.length > 0 ? `queue ${lacking.join(', ')}` : 'every queue';
@@ -344,7 +345,7 @@ export class Nic implements NicControl {
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
     const left = await this.#thread.call({ op: 'stop', direction, drain }).catch(error => {
-      if (!this.#failed) throw error;
+      if (!this.#failure) throw error;
       return 0; // a worker that has failed uses nothing any more
     });
     this.#enabled[direction] = false;
