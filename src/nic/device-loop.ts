@@ -128,8 +128,11 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
       case 'stop':
         return this.#stop(command.direction, command.drain);
       case 'irq':
-        for (const queue of [...this.#tx, ...this.#rx])
-          if (queue.address === command.queue) queue.irq = command.irq;
+        for (const queue of [...this.#tx, ...this.#rx]) {
+          if (queue.address !== command.queue) continue;
+          queue.irq = command.irq;
+          this.#interrupt(queue); // for one that was due while there was no eventfd, or that went to the former one
+        }
         break;
       case 'remap':
         for (const { queue, context } of command.queues) {
