@@ -90,20 +90,23 @@ nicTest('enable needs every context, kick and interrupt; disable needs nothing',
   await eventually(() => rig.packets(TX) === 5);
 });
 
-nicTest('an interrupt that was due while there was no eventfd for it comes with the next one', async start => {
-  const rig = await start();
-  const { nic, bed } = rig;
-  await rig.prepare();
-  await rig.enable();
-  await nic.setQueueIrq(TX, null);
-  rig.publish(5);
-  bed.datapath.calls.driver_arm(bed.tx.driver, 5);
-  await eventually(() => rig.packets(TX) === 5);
-  const next = EventFd.create('next irq');
-  await nic.setQueueIrq(TX, next.owner.dup());
-  assert.equal(next.drain(), 1);
-  next.close();
-});
+nicTest(
+  'an interrupt that was due while there was no eventfd for it comes with the next one',
+  async start => {
+    const rig = await start();
+    const { nic, bed } = rig;
+    await rig.prepare();
+    await rig.enable();
+    await nic.setQueueIrq(TX, null);
+    rig.publish(5);
+    bed.datapath.calls.driver_arm(bed.tx.driver, 5);
+    await eventually(() => rig.packets(TX) === 5);
+    const next = EventFd.create('next irq');
+    await nic.setQueueIrq(TX, next.owner.dup());
+    assert.equal(next.drain(), 1);
+    next.close();
+  },
+);
 
 nicTest('values that can not be are refused and change nothing', async start => {
   const rig = await start({ limits: { queuePairs: 4, bufs: 256 } });
