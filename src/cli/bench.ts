@@ -10,6 +10,9 @@ import { UsageError } from './host.js';
 
 const LENGTHS = [60, 1514];
 
+/** Namespaces or TAPs that are refused, or a kernel without them. */
+const MISSING_RIGHTS: ReadonlySet<string> = new Set(['EPERM', 'EACCES', 'ENOENT', 'ENODEV']);
+
 interface Group {
   /** The cases that it measures begin so. */
   readonly names: readonly string[];
@@ -63,12 +66,12 @@ export function benchCommand() {
     });
 }
 
-/** Cases that need rights which we lack are left out, and that is said. */
+/** Cases that need rights or devices which we lack are left out, and that is said. */
 async function runGroup({ names, run }: Group): Promise<readonly BenchResult[]> {
   try {
     return await run();
   } catch (error) {
-    if (!(error instanceof LinuxError) || error.code !== 'EPERM') throw error;
+    if (!(error instanceof LinuxError) || !MISSING_RIGHTS.has(error.code)) throw error;
     console.error(`polynic: ${names.join(', ')} left out: ${error.message}`);
     return [];
   }
