@@ -19,6 +19,7 @@ export const { ENOBUFS, EIO, ETIMEDOUT, EPIPE, EBADF, EINPROGRESS } = constants.
 
 const nameOf = new Map<number, string>();
 for (const [name, value] of Object.entries(ERRNO)) if (!nameOf.has(value)) nameOf.set(value, name);
+nameOf.set(77, 'EBADFD'); // of a TAP whose interface was deleted; Node does not know it
 // Two names share one number; these are the ones that the manual pages lead with.
 for (const name of ['EAGAIN', 'EOPNOTSUPP', 'EDEADLK']) nameOf.set(ERRNO[name]!, name);
 

@@ -47,11 +47,14 @@ export function formatIp(bytes: Uint8Array): string {
   return bytes.length === 4 ? bytes.join('.') : hexGroups(bytes).join(':');
 }
 
-/** Parses `02:00:00:00:00:01`. */
+/** Parses `02:00:00:00:00:01`, the address of an interface: neither a group's nor zero, which the kernel refuses as well. */
 export function parseMac(text: string): Uint8Array {
   if (!/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(text))
     throw new AddressError(`"${text}" is no Ethernet address`);
-  return Uint8Array.from(text.split(':'), byte => Number.parseInt(byte, 16));
+  const mac = Uint8Array.from(text.split(':'), byte => Number.parseInt(byte, 16));
+  if ((mac[0]! & 1) !== 0) throw new AddressError(`${text} is the address of a group, not of an interface`);
+  if (mac.every(byte => byte === 0)) throw new AddressError(`${text} is no interface's address`);
+  return mac;
 }
 
 /** Bytes to `02:00:00:00:00:01`. */

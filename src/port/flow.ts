@@ -71,12 +71,10 @@ export const source: PortKind = {
   usage: 'source[:len=60]',
   options: ['len'],
   open(options, host) {
-    const length = Number(options.get('len') ?? 60);
-    if (!Number.isInteger(length) || length < MIN_LENGTH || length > MAX_LENGTH) {
-      throw new PortError(
-        'PORT_SPEC',
-        `source: len must be ${MIN_LENGTH} to ${MAX_LENGTH}, not ${options.get('len')}`,
-      );
+    const text = options.get('len') ?? '60';
+    const length = Number(text);
+    if (!/^\d+$/.test(text) || length < MIN_LENGTH || length > MAX_LENGTH) {
+      throw new PortError('PORT_SPEC', `source: len must be ${MIN_LENGTH} to ${MAX_LENGTH}, not "${text}"`);
     }
     return open('source', length, host);
   },
