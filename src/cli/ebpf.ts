@@ -93,15 +93,8 @@ function timingLine(timing: { section: string; interpretNs: number; jitNs: numbe
   return `${section}: interpreter ${interpretNs.toFixed(0)} ns, JIT ${jitNs.toFixed(1)} ns, ${ratio} times faster\n`;
 }
 
-/** Ends quietly when the reader has seen enough, as `head` does. */
 function print(output: string): void {
-  if (process.stdout.listenerCount('error') === 0) process.stdout.on('error', endWhenReaderLeft);
   process.stdout.write(output);
-}
-
-function endWhenReaderLeft(error: NodeJS.ErrnoException): void {
-  if (error.code === 'EPIPE') process.exit(0);
-  throw error;
 }
 
 function positiveInteger(value: string): number {

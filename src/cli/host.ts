@@ -1,8 +1,10 @@
 /** What every command that moves frames begins and ends with: memory, signals, pid file, exit codes. */
-import { rmSync, writeFileSync } from 'node:fs';
+import { lstatSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { Option } from '@commander-js/extra-typings';
 import { Arena } from '../memory/arena.js';
 import { Window } from '../memory/window.js';
+
+const SAME_WISH_MS = 1000;
 
 export interface Host {
   readonly window: Window;
@@ -33,27 +35,36 @@ export class UsageError extends Error {
   readonly code = 'USAGE';
 }
 
-/** A signal that aborts on SIGINT, SIGTERM and SIGHUP; a second one ends the process at once. */
+/**
+ * A signal that aborts on SIGINT, SIGTERM and SIGHUP; a second one, a second later or more, ends the process at once. One within that
+ * second is the same wish: `timeout`, npm and a terminal's ^C reach us twice.
+ */
 export function untilStopped(): AbortController {
   const controller = new AbortController();
+  let stoppedAt = 0;
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => {
-      if (controller.signal.aborted) process.exit(1);
+      if (!controller.signal.aborted) stoppedAt = performance.now();
+      else if (performance.now() - stoppedAt >= SAME_WISH_MS) process.exit(1);
       controller.abort(signal);
     });
   }
   return controller;
 }
 
-/** Writes our process id; the file goes when the returned function is called. */
+/** Writes our process id; the file goes when the returned function is called, if it is a file that still names us. */
 export function writePidfile(path: string | undefined): () => void {
   if (path === undefined) return () => {};
+  const text = `${process.pid}\n`;
   try {
-    writeFileSync(path, `${process.pid}\n`);
+    writeFileSync(path, text);
   } catch (error) {
     throw new Error(`can't write the pid file: ${(error as Error).message}`);
   }
-  return () => rmSync(path, { force: true });
+  return () => {
+    const regular = lstatSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+    if (regular && readFileSync(path, 'latin1') === text) rmSync(path);
+  };
 }
 
 /** `--child-of PID`: see parent.ts. Of no use at a shell, so not in the help. */

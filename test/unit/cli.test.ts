@@ -1,7 +1,8 @@
 /** What the command line says about words and files it can't use: one line on stderr, the right exit code, never a stack trace; and an end at once. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -54,6 +55,9 @@ const LONG = 'x'.repeat(120);
 const USAGE: readonly (readonly [title: string, words: readonly string[], says: RegExp])[] = [
   ['no command', [], /no command/],
   ['an unknown command', ['frob'], /unknown command 'frob'/],
+  ['a command misspelt', ['serv'], /unknown command 'serv'\. Did you mean serve\?/],
+  ['help on an unknown command', ['help', 'frob'], /unknown command 'frob'/],
+  ['half a command', ['ebpf'], /ebpf needs a command.*polynic ebpf --help/],
   ['an unknown option', serve('--frob'), /unknown option '--frob'/],
   ['a word too many', serve('extra'), /too many arguments/],
   ['no socket', ['serve', '--port', 'sink'], /--bpfhv-proxy/],
@@ -77,6 +81,14 @@ const USAGE: readonly (readonly [title: string, words: readonly string[], says: 
   ['no seconds', serve('--stats', '0'), /--stats.*0/],
   ['an offload that nobody offers', serve('--offload', 'tso'), /--offload/],
   ['an address that is none', guest('--mac', 'zz'), /zz/],
+  ['the address of a group', guest('--mac', 'ff:ff:ff:ff:ff:ff'), /ff:ff is the address of a group/],
+  ['an address of zeros', guest('--mac', '00:00:00:00:00:00'), /00:00 is no interface's address/],
+  ['no frame size', ['serve', '--bpfhv-proxy', socket, '--port', 'source:len='], /len.*not ""/],
+  [
+    'the address of a group, for a TAP',
+    ['serve', '--bpfhv-proxy', socket, '--port', 'tap:t,mac=01:00:00:00:00:01'],
+    /address of a group/,
+  ],
 ];
 
 const FAILURES: readonly (readonly [title: string, words: readonly string[], says: RegExp])[] = [
@@ -176,4 +188,58 @@ test('guest that waits for a backend says so once, and ends on SIGTERM', async (
   const { code, stderr } = await polynic(words, kill => kill('SIGTERM'));
   assert.equal(code, 0);
   assert.match(stderr, /^\S+ warn guest: waiting for a backend: connect \S+: ENOENT .*\n$/);
+});
+
+test('a signal that comes twice at once, as from timeout or npm, is one: socket and pid file go', async () => {
+  const path = join(folder, 'twice');
+  const pidfile = `${path}.pid`;
+  const words = ['guest', '--bpfhv-proxy', path, '--netdev', 'sink', '--pidfile', pidfile, '--stats', '1'];
+  let sent = false;
+  const { code, stderr } = await polynic(words, kill => {
+    if (sent) return;
+    sent = true;
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) kill(signal);
+  });
+  assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
+  assert.ok(!existsSync(path) && !existsSync(pidfile));
+});
+
+test('a pid file that names another process by now stays', async () => {
+  const path = join(folder, 'taken');
+  const pidfile = `${path}.pid`;
+  const words = ['guest', '--bpfhv-proxy', path, '--netdev', 'sink', '--pidfile', pidfile, '--stats', '1'];
+  const { code } = await polynic(words, kill => {
+    writeFileSync(pidfile, '1\n');
+    kill('SIGTERM');
+  });
+  assert.equal(code, 0);
+  assert.equal(readFileSync(pidfile, 'utf8'), '1\n');
+});
+
+test('a full disk behind stdout is said once; serve goes on, ends on SIGTERM and has failed', async () => {
+  const full = openSync('/dev/full', 'w');
+  const path = join(folder, 'full');
+  const words = [POLYNIC, 'serve', '--bpfhv-proxy', path, '--listen', '--port', 'sink', '--stats', '1'];
+  const child = spawn(process.execPath, words, { stdio: ['ignore', full, 'pipe'], timeout: PATIENCE_MS });
+  closeSync(full);
+  let stderr = '';
+  child.stderr!.on('data', text => {
+    stderr += text;
+    assert.ok(existsSync(path));
+    child.kill('SIGTERM');
+  });
+  const [code] = await once(child, 'close');
+  assert.match(stderr, /^polynic: stdout: .*ENOSPC.*\n$/);
+  assert.equal(code, 1);
+  assert.ok(!existsSync(path));
+});
+
+test('a reader that leaves ends a command that only prints, quietly', async () => {
+  const object = fileURLToPath(new URL('../../../programs/sring/sring.o', import.meta.url));
+  const child = spawn(process.execPath, [POLYNIC, 'ebpf', 'disasm', object], { timeout: PATIENCE_MS });
+  child.stdout.destroy();
+  let stderr = '';
+  child.stderr.on('data', text => (stderr += text));
+  const [code] = await once(child, 'close');
+  assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
 });
