@@ -6,7 +6,7 @@ import { assemble } from '../../src/ebpf/asm.js';
 import { loadObject } from '../../src/ebpf/elf.js';
 import type { OwnedFd } from '../../src/linux/fd.js';
 import { createMemfd } from '../../src/linux/memfd.js';
-import type { NicControl } from '../../src/nic/control.js';
+import { type NicControl, NicError } from '../../src/nic/control.js';
 import type { Nic } from '../../src/nic/nic.js';
 import { deviceType } from '../../src/ring/registry.js';
 import { arena, eventually, window } from '../compliance/testbed.js';
@@ -280,6 +280,28 @@ guestTest('hostile backends: one clear error each, and the next good one works',
     await eventually(() => !guest.driver.running && guest.ram.live === idle.ram);
     assert.deepEqual(guest.lines('error', length), errors, `${what}: an error with the good one`);
   }
+});
+
+guestTest('a device of which only one direction can be enabled is stopped again', async make => {
+  const guest = await make.guest({ netdev: 'source' });
+  const { nic } = await make.backend('sink');
+  let refuse = true;
+  guest.connect(
+    lying(nic, {
+      async enable(direction) {
+        if (refuse && direction === 'tx') throw new NicError('NIC_TEST', 'not this one');
+        await nic.enable(direction);
+      },
+    }),
+  );
+  await eventually(() => guest.driver.stats().probes === 1);
+  await guest.driver.setInterfaceUp(true);
+  assert.deepEqual(guest.lines('error'), ['error: the device refuses to be enabled']);
+  assert.equal(nic.running, false);
+  refuse = false;
+  await guest.driver.setInterfaceUp(false);
+  await guest.driver.setInterfaceUp(true);
+  assert.equal(guest.driver.running, true);
 });
 
 guestTest('programs that print without end fill no memory with it', async make => {

@@ -230,6 +230,7 @@ export class BpfhvDriver {
     if (((await transport.read(REG.STATUS)) & both) !== both) {
       this.#log('error', 'the device refuses to be enabled');
       this.#broken = true;
+      await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE); // half of it is of no use
       return;
     }
     await this.#thread.call({ op: 'up' });
