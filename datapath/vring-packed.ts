@@ -2,38 +2,37 @@
  * vring_packed, device side: the packed ring of VirtIO 1.1 with event index. One buffer per packet, no offloads.
  *
  * ```
- *   position   0            num           2·num          a position counts descriptors and never goes back:
- *              ├── lap: 1 ──┼── lap: 0 ───┼── lap: 1 ──    index = position mod num, wrap counter = lap
+ *   position   0          num        2 num          counts descriptors and never goes back:
+ *              |-- lap 1 --|-- lap 0 --|-- lap 1 ->     index = position mod num, wrap counter = lap
  *
- *   flags      avail used                                         CONS
- *   in lap 1     1    0   available     in lap 0   0   1      used ──┼── available ──┼── of the lap before
- *                1    1   used                     0   0
+ *   avail, used    lap 1    lap 0
+ *   available       1 0      0 1      from CONS on, as far as the guest has got
+ *   used            1 1      0 0      before CONS; behind what is available they are those of the lap before
  * ```
- * There is no shared index: the guest makes a descriptor available and the device makes it used, each by storing its flags last. An event says
- * when its writer wants to be told: always, never, or when the other side passes a position (16 bits: index, and wrap counter at the top).
- *
- * The device's position and the number of descriptors are kept in the queue, out of the guest's reach, and the ring's own host part is only
- * written. Of what the guest writes only descriptors and its event are read, each once, and at a restart its position. Buffers are used in order.
+ * There is no shared index: each side hands a descriptor over by storing its flags last. An event says when its writer wants to be told:
+ * always, never, or when the other side passes a position. Position and size are kept in the queue, out of the guest's reach; of what the guest
+ * writes only descriptors and its event are read, each once, and its indices at a restart. Buffers are used in order.
  */
 import { clear, frameAt, hasRoom } from './batch';
 import * as L from './layout';
 import { account, endOf, refuse, take } from './queue';
 
-const HOST = 64; // u64, device, never read back: index u16 twice, wrap counter u8 twice, flags of a used descriptor u16
-const HOST_EVENT_FLAGS = 72; // u16, device, never read back
-const STATE_OFFSET = 128; // u64, device, never read back
-const NUM = 136; // u32, device, never read back
-const DRIVER_EVENT = 192; // u32, guest: off_wrap u16, flags u16
-const DEVICE_EVENT = 256; // u32, device: the same
+// The guest's part: u64 next_free_id u16, next_avail_idx u16, next_used_idx u16, wrap counters of both u8; flags u16.
+const GUEST_FLAGS = 8;
+// The device's, never read back: u64 both indices u16, wrap counters u8, flags of a used descriptor u16; the rest.
+const HOST = 64;
+const HOST_EVENT_FLAGS = 72; // u16
+const STATE_OFFSET = 128; // u64
+const NUM = 136; // u32
+// Events: u32 off_wrap u16 (index, wrap counter in bit 15), flags u16.
+const DRIVER_EVENT = 192; // guest
+const DEVICE_EVENT = 256; // device
 const DESCRIPTORS = 320;
 const DESC_LEN = 8; // u32
 const DESC_FLAGS = 14; // u16
 const DESC_SIZE = 16;
 const STATE_SIZE = 16;
 const STATE_NEXT = 12; // u16
-
-// The guest's part, u64 at 0: next_free_id u16, next_avail_idx u16, next_used_idx u16, wrap counters u8 of avail and used.
-const GUEST_FLAGS = 8; // u16
 
 const WRITE: u32 = 2;
 const AVAIL: u32 = 0x80;
@@ -78,7 +77,7 @@ export function vring_packed_resume(queue: usize): bool {
     store<u32>(queue, L.FAULT_INDEX, L.QUEUE_FAULT);
     return false;
   }
-  // A guest that has reclaimed nothing may not even have taken back what is used: that stays behind the device.
+  // A guest that has reclaimed nothing may not even have taken back what is used: that stays behind.
   let at = firstUsed;
   while (at != firstUsed + posted && flagsAt(ring, at, num) == used(at, num)) at++;
   start(queue, at);
@@ -96,7 +95,7 @@ export function vring_packed_pending(queue: usize): u32 {
   return n;
 }
 
-/** Fills the batch with packets to transmit; looks at `budget` descriptors at most, bad ones included. Returns the frames. */
+/** Fills the batch with packets to transmit, from `budget` descriptors at most. Returns the frames. */
 export function vring_packed_tx_pop(queue: usize, batch: usize, budget: u32): u32 {
   return gather(queue, batch, budget, false);
 }
@@ -106,12 +105,31 @@ export function vring_packed_rx_room(queue: usize, batch: usize, budget: u32): u
   return gather(queue, batch, budget, true);
 }
 
-/** The first `n` frames of the batch have left. Returns true when the guest wants an interrupt. */
+/**
+ * The first `n` frames of the batch have left. True: the guest wants an interrupt. The first descriptor is made used last: the guest,
+ * which looks at them in order, finds all or none.
+ */
 export function vring_packed_tx_complete(queue: usize, batch: usize, n: u32): bool {
-  return handBack(queue, batch, n);
+  const ring = <usize>load<u32>(queue, L.QUEUE_RING);
+  const num = load<u32>(queue, L.QUEUE_NUM);
+  const old = load<u32>(queue, L.QUEUE_CONS);
+  const cons = endOf(queue, batch, n);
+  if (cons == old) return false;
+  account(queue, batch, n, cons - old);
+
+  for (let at = old + 1; at != cons; at++)
+    store<u16>(descriptorAt(ring, at, num), <u16>used(at, num), DESC_FLAGS);
+  atomic.store<u16>(descriptorAt(ring, old, num), <u16>used(old, num), DESC_FLAGS);
+  moveTo(queue, cons);
+
+  const event = atomic.load<u32>(ring, DRIVER_EVENT);
+  const flags = event >> 16;
+  if (flags != EVENT_DESC) return flags == EVENT_ENABLE;
+  const wanted = position(event & 0x7fff, (event >> 15) & 1, num);
+  return ((cons - wanted - 1) & (2 * num - 1)) < cons - old;
 }
 
-/** The first `n` frames of the batch have been filled, each with its length. Returns true when the guest wants an interrupt. */
+/** The first `n` frames of the batch have been filled, each with its length. True: the guest wants an interrupt. */
 export function vring_packed_rx_push(queue: usize, batch: usize, n: u32): bool {
   const ring = <usize>load<u32>(queue, L.QUEUE_RING);
   const num = load<u32>(queue, L.QUEUE_NUM);
@@ -124,10 +142,10 @@ export function vring_packed_rx_push(queue: usize, batch: usize, n: u32): bool {
   }
   const end = endOf(queue, batch, n);
   while (at != end) setLength(ring, at++, num, 0);
-  return handBack(queue, batch, n);
+  return vring_packed_tx_complete(queue, batch, n);
 }
 
-/** Switches the guest's kicks on, from the next descriptor, or off. Returns true when it is there all the same, so that none is missed. */
+/** Switches kicks on, from the next descriptor, or off. True: it is there all the same, so that none is missed. */
 export function vring_packed_kicks(queue: usize, on: bool): bool {
   const ring = <usize>load<u32>(queue, L.QUEUE_RING);
   const num = load<u32>(queue, L.QUEUE_NUM);
@@ -158,28 +176,6 @@ function gather(queue: usize, batch: usize, budget: u32, receive: bool): u32 {
   }
   store<u32>(queue, at, L.QUEUE_SEEN);
   return load<u32>(batch, L.BATCH_COUNT);
-}
-
-/** Makes the descriptors of the first `n` frames used. The first of them last: the guest, which looks at them in order, finds all or none. */
-function handBack(queue: usize, batch: usize, n: u32): bool {
-  const ring = <usize>load<u32>(queue, L.QUEUE_RING);
-  const num = load<u32>(queue, L.QUEUE_NUM);
-  const old = load<u32>(queue, L.QUEUE_CONS);
-  const cons = endOf(queue, batch, n);
-  if (cons == old) return false;
-  account(queue, batch, n, cons - old);
-
-  for (let at = old + 1; at != cons; at++) {
-    store<u16>(descriptorAt(ring, at, num), <u16>used(at, num), DESC_FLAGS);
-  }
-  atomic.store<u16>(descriptorAt(ring, old, num), <u16>used(old, num), DESC_FLAGS);
-  moveTo(queue, cons);
-
-  const event = atomic.load<u32>(ring, DRIVER_EVENT);
-  const flags = event >> 16;
-  if (flags != EVENT_DESC) return flags == EVENT_ENABLE;
-  const wanted = position(event & 0x7fff, (event >> 15) & 1, num);
-  return ((cons - wanted - 1) & (2 * num - 1)) < cons - old;
 }
 
 /** A sane queue at a position, with kicks on. */
@@ -223,12 +219,12 @@ function wrapOf(at: u32, num: u32): u32 {
   return (at & num) == 0 ? 1 : 0;
 }
 
-/** Index and wrap counter as a position, less than 2·num where the index is less than num. */
+/** The inverse; less than 2·num where the index is less than num. */
 function position(index: u32, wrap: u32, num: u32): u32 {
   return wrap == 0 ? index + num : index;
 }
 
-/** What the two bits of a descriptor are in the lap of a position: while it is available, and when it is used. */
+/** The two bits of a descriptor while it is available, and when it is used. */
 function available(at: u32, num: u32): u32 {
   return (at & num) == 0 ? AVAIL : USED;
 }
