@@ -213,8 +213,11 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     const batch = this.#rxBatch;
     this.#active = queue;
     const taken = this.#checked(queue, this.#calls.driver_rx_poll(queue.address, batch.address, RX_BUDGET));
-    // What the netdev does not take is lost, as on any card whose host is too slow; the port counts it.
-    if (batch.count > 0) this.#netdev.put(batch);
+    const { count } = batch;
+    // What the netdev does not take is lost, as on any card whose host is too slow.
+    for (let lost = count === 0 ? 0 : count - this.#netdev.put(batch); lost > 0; lost--) {
+      this.#calls.bump(queue.address + L.DRIVER_STATS, L.STAT_DROPPED);
+    }
     this.#calls.driver_rx_release(queue.address, batch.address);
     return taken;
   }
