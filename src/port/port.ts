@@ -28,7 +28,7 @@ export interface Port {
   get(batch: Batch): number;
 }
 
-/** Plain data from which a worker attaches the port. `state` is the window address of counters, PORT_STATE bytes. */
+/** Plain data from which a worker attaches the port. `state` is the window address of what both halves share, PORT_SIZE bytes at least. */
 export interface PortDescriptor {
   readonly kind: string;
   readonly name: string;

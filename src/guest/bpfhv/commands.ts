@@ -45,8 +45,9 @@ export interface DriverReply {
   readonly seized: number;
 }
 
-/** What the worker says unasked: a queue broke. */
+/** What the worker says unasked: a queue broke, or a program has printed. */
 export interface DriverEvent {
+  /** -1: no queue broke. */
   readonly queue: number;
   readonly reason: string;
 }
