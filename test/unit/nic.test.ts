@@ -382,9 +382,11 @@ nicTest('a worker that fails is told, and the NIC still gives everything back', 
     if (fits && word(at, L.QUEUE_NUM) === rig.bed.num && !own.includes(at)) queues.push(at);
   }
   assert.ok(queues.length >= 2); // and what earlier NICs left behind in free memory
+  const rings = queues.map(at => word(at, L.QUEUE_RING));
   for (const at of queues) window.words[(at + L.QUEUE_RING) >>> 2] = 0xffff_fff8;
   rig.kicks[TX]!.signal();
   await eventually(() => rig.log.some(line => line.startsWith('error: the datapath worker failed')));
+  for (const [i, at] of queues.entries()) window.words[(at + L.QUEUE_RING) >>> 2] = rings[i]!;
   await rig.nic.disable('rx');
   assert.equal(rig.nic.rxEnabled, false);
   await assert.rejects(rig.nic.enable('rx'), code('THREAD_FAILED'));
