@@ -98,6 +98,8 @@ export function serveCommand() {
           log('info', 'hypervisor connected');
           const { requests, refused, error } = await serveBackend(channel, nic, {
             signal: hangUp.signal,
+            // Who listens holds nobody's place, and may begin late: a VMM that first fills its huge pages.
+            ...(options.listen ? {} : { firstRequestTimeoutMs: Number.POSITIVE_INFINITY }),
             onRefused: (request, reason) => log('warn', `${request} refused: ${reason.message}`),
           });
           const lost = error !== null && !hangUp.signal.aborted;
