@@ -19,14 +19,20 @@ export function createHost(): Host {
 /** Registers a step to be done at the end. */
 export type Later = (step: () => unknown) => void;
 
-/** Runs `action`; whatever happens, the steps that it gave to `later` are done then, the last one first. */
+/** Runs `action`; whatever happens, the steps that it gave to `later` are done then, all of them, the last one first. Rejects with what failed first. */
 export async function cleaningUp(action: (later: Later) => Promise<void>): Promise<void> {
+  const failures: unknown[] = [];
+  const attempt = async (step: () => unknown) => {
+    try {
+      await step();
+    } catch (error) {
+      failures.push(error);
+    }
+  };
   const steps: (() => unknown)[] = [];
-  try {
-    await action(step => steps.unshift(step));
-  } finally {
-    for (const step of steps) await step();
-  }
+  await attempt(() => action(step => steps.unshift(step)));
+  for (const step of steps) await attempt(step);
+  if (failures.length > 0) throw failures[0];
 }
 
 /** What the user asked for can't be: one line on stderr, exit code 2. */
