@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeSync } from 'node:fs';
 import * as libc from './libc.js';
 import { createMemfd, inspectMemory, SEAL_GROW, SEAL_SHRINK } from './memfd.js';
 import { alignedOffset, baseOf, mapFlat, mapOnto, openMappings } from './mmap.js';
@@ -87,6 +87,24 @@ leakTest('ranges that cannot be right are refused before the kernel sees them', 
   refuse('ERR_MAPPING_RANGE', 0, 0, 0);
   refuse('ERR_MAPPING_RANGE', 0, Number.NaN, page);
   assert.throws(() => mapFlat({ fd: 0x7fff, length: page }), { code: 'EBADF' });
+  file.close();
+});
+
+leakTest('huge pages that can not be had leave no hole', t => {
+  const huge = 2 * MiB;
+  const free = Number(readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'utf8'));
+  const size = (free + 1) * huge;
+  if (size > GiB) return t.skip(`${free} huge pages are free on this machine: too many for this test`);
+  const memory = sharedMemory();
+  const offset = alignedOffset(memory, 0, huge);
+  new Uint8Array(memory.buffer)[offset] = 1;
+  const file = createMemfd({ name: 'huge', size, hugePageSize: huge });
+  assert.throws(() => mapOnto(memory, offset, { fd: file.fd, length: size }), { code: 'ENOMEM' });
+  const probe = createMemfd({ name: 'probe', size: 1 });
+  // The kernel reads it for us: EFAULT where we would die.
+  assert.equal(writeSync(probe.fd, new Uint8Array(memory.buffer, offset, 1)), 1);
+  assert.equal(new Uint8Array(memory.buffer)[offset], 0);
+  probe.close();
   file.close();
 });
 

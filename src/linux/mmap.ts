@@ -118,7 +118,7 @@ export function mapFlat(range: FileRange): Mapping {
 
 /**
  * Maps a file range over `memory` from byte `memoryOffset`. Offset and length must be whole pages of the file and
- * inside the memory; for huge pages see `alignedOffset`.
+ * inside the memory; for huge pages see `alignedOffset`. When the kernel refuses, private zero pages are there.
  */
 export function mapOnto(memory: WasmMemory, memoryOffset: number, range: FileRange): Mapping {
   const pageSize = checkFileRange(range);
@@ -132,7 +132,11 @@ export function mapOnto(memory: WasmMemory, memoryOffset: number, range: FileRan
   }
   const flags = MAP_SHARED | MAP_FIXED | populate(range);
   const result = mmap(address, length, protection(range), flags, fd, fileOffset);
-  if (result < 0) throw new LinuxError('mmap', -result, name);
+  if (result < 0) {
+    // The kernel may have unmapped what was there before it failed (huge pages do), and would put anything else into the hole.
+    restore(address, length, name);
+    throw new LinuxError('mmap', -result, name);
+  }
   return new LiveMapping(name, address, length, memory);
 }
 
