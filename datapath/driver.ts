@@ -8,8 +8,8 @@
  *             tx_complete, reclaim                        reclaim
  * ```
  * The device is not trusted: a buffer comes back only if the device has it, and no longer than it is. Anything else is a fault, which
- * stops the queue; after a stop every buffer is the driver's again, whatever the device said. A received packet whose header asks for offloads
- * that make no sense is dropped.
+ * stops the queue; after a stop every buffer is the driver's again, whatever the device said. A received packet that is too large, or asks for
+ * offloads that make no sense, is dropped.
  *
  * Programs are called through the function table, as (context) → r0. What a helper needs to know about the call under way is kept in
  * globals of this instance: an instance belongs to one worker.
@@ -210,7 +210,8 @@ export function driver_rx_poll(driver: usize, batch: usize, budget: u32): i32 {
     if (taken == 0 && delivered == 0) break;
     if (taken != 1 || delivered != 1 || activeFrame == 0) return fault(driver, L.FAULT_PROGRAM);
     done++;
-    if (load<u16>(activeHeader()) != 0 && !soundHeader(driver)) discard(driver, batch); // flags and gso_type
+    const plain = load<u16>(activeHeader()) == 0 && load<u32>(activeFrame, L.FRAME_IOVS) == 2; // no flags, no gso_type, one buffer
+    if (!plain && !soundPacket(driver)) discard(driver, batch);
   }
   return done;
 }
@@ -359,13 +360,14 @@ function activeHeader(): usize {
   return <usize>load<u32>(activeFrame, L.FRAME_HEADER);
 }
 
-/** Whether the packet at hand asks for nothing but what was agreed on. */
-function soundHeader(driver: usize): bool {
+/** Whether the packet at hand is no larger than one may be, and asks for nothing but what was agreed on. */
+function soundPacket(driver: usize): bool {
   const length = load<u32>(activeFrame, L.FRAME_LENGTH);
+  if (length > load<u32>(driver, L.DRIVER_ROOM) * load<u32>(driver, L.DRIVER_FRAME_BUFFERS)) return false;
   return sound(activeHeader(), length, load<u32>(driver, L.DRIVER_OFFLOADS));
 }
 
-/** The batch's last frame asks for what was not agreed on, or makes no sense. */
+/** The batch's last frame, the packet at hand, is none that the netdev may get. */
 function discard(driver: usize, batch: usize): void {
   const shift = ctz(load<u32>(driver, L.DRIVER_STRIDE));
   release(driver, activeFrame, load<u32>(driver, L.DRIVER_BUFFERS), shift);

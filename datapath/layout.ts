@@ -114,7 +114,7 @@ export const DRIVER_OWNER = 48; // u32 address of one byte a buffer, OWNER_*
 export const DRIVER_FAULT = 52; // u32 FAULT_*
 export const DRIVER_BUFFERS_GPA = 56; // u64 guest physical address of the first buffer
 export const DRIVER_STATS = 64;
-export const DRIVER_FRAME_BUFFERS = 128; // u32 transmit: buffers that a frame may take
+export const DRIVER_FRAME_BUFFERS = 128; // u32 buffers that a frame may take; it has no more bytes than they hold
 export const DRIVER_OFFLOADS = 132; // u32 receive: OFFLOAD_* that the device's headers may ask for
 export const DRIVER_SIZE = 192;
 

@@ -60,6 +60,7 @@ export class Invariants {
   checkFrames(count: number): void {
     const { deviceBatch, table } = this.#bed;
     assert.equal(deviceBatch.count, count);
+    const most = window.words[(this.#side.queue.address + L.QUEUE_MAX_FRAME) >>> 2]!;
     const [frames, headers] = [L.BATCH_FRAMES, L.BATCH_HEADERS].map(
       field => window.words[(deviceBatch.address + field) >>> 2]!,
     ) as [number, number];
@@ -79,7 +80,7 @@ export class Invariants {
           assert.deepEqual([flat, at], [0, 0], 'a place without a buffer');
           continue;
         }
-        assert.ok(length > 0 && length <= this.#bed.type.maxFrame, `a buffer of ${length} bytes`);
+        assert.ok(length > 0 && length <= most, `a buffer of ${length} bytes`);
         assert.equal(flat - window.base, at, 'the two addresses are the same memory');
         assert.ok(inRegion(table.address, flat, length), `${length} bytes at ${flat} are no guest memory`);
         total += length;
