@@ -112,8 +112,10 @@ export const tap: PortKind = {
     }
     const mac = options.has('mac') ? parseMac(options.get('mac')!) : null;
     const netns: OwnedFd | undefined = options.has('netns') ? openNetns(options.get('netns')!) : undefined;
+    let opened: Tap | undefined;
     try {
       const device = openTap(netns ? { name, netns } : { name });
+      opened = device;
       if (mac) device.mac = mac;
       const state = arena.allocate(L.PORT_SIZE);
       return {
@@ -139,6 +141,7 @@ export const tap: PortKind = {
         },
       };
     } catch (error) {
+      opened?.close();
       netns?.close();
       throw error;
     }
