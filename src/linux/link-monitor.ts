@@ -3,7 +3,7 @@
  *
  * What the messages say is not read: they may be lost when many come at once. Each wake-up means "look again", with `linkInfo`.
  */
-import { check, EAGAIN, isErrno } from './errors.js';
+import { check, ENOBUFS, isErrno } from './errors.js';
 import { OwnedFd } from './fd.js';
 import * as libc from './libc.js';
 import { type LinkInfo, linkInfo } from './link.js';
@@ -52,8 +52,10 @@ export function monitorLink(
     }
   };
   const watch = watchReadable(socket.fd, () => {
+    let received: number;
     // ENOBUFS says that messages were lost: as good a reason to look as any.
-    while (libc.recv(socket.fd, buffer, buffer.length, 0) !== -EAGAIN) {}
+    do received = libc.recv(socket.fd, buffer, buffer.length, 0);
+    while (received >= 0 || received === -ENOBUFS);
     look();
   });
   look();
