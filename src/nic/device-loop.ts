@@ -48,6 +48,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   readonly #txBatch: Batch;
   readonly #rxBatch: Batch;
   readonly #capture: PcapWriter | null;
+  readonly #emit: (message: string) => void;
+  #captureLacks = false;
   #tx: readonly Queue[] = [];
   #rx: readonly Queue[] = [];
   #portFull = false;
@@ -57,7 +59,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   #kicksOn = true;
   #turns = 0;
 
-  constructor({ window, data }: LoopStart<WorkerData>) {
+  constructor({ window, data, emit }: LoopStart<WorkerData>) {
     const datapath = loadDatapath(window);
     this.#window = window;
     this.#calls = datapath.calls;
@@ -66,6 +68,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     this.#txBatch = new Batch(window, data.txBatch);
     this.#rxBatch = new Batch(window, data.rxBatch);
     this.#capture = data.capture < 0 ? null : new PcapWriter(data.capture, window);
+    this.#emit = emit;
     this.pauseMicroseconds = data.sleepMicroseconds;
     this.spin = data.spin;
   }
@@ -235,7 +238,11 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   #record(batch: Batch, n: number, direction: number): void {
     if (this.#capture === null) return;
     this.#calls.checksums_finish(batch.address, n);
-    this.#capture.capture(batch, n, direction);
+    const written = this.#capture.capture(batch, n, direction);
+    if (written < n && !this.#captureLacks) {
+      this.#captureLacks = true; // said once, not for every batch
+      this.#emit('the capture lacks frames: its disk is full or fails');
+    }
     this.#calls.checksums_restore(batch.address, n);
   }
 

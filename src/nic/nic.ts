@@ -109,6 +109,7 @@ export class Nic implements NicControl {
     this.#programs = programs;
     this.#batches = batches;
     this.#capture = capture;
+    thread.onEvent = message => this.#log('warn', message as string);
     thread.onFailure = error => {
       this.#failure = error;
       this.#log('error', `the datapath worker failed: ${error.message}`);
