@@ -100,7 +100,10 @@ export class ProxyDevice implements BpfhvTransport {
       this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
     } catch (error) {
       frontend.close();
-      this.#log('error', `backend refused: ${(error as Error).message}`);
+      const { code, message } = error as { code?: string; message: string };
+      // Somebody who only looked whether we listen, or was killed while we got to know each other.
+      if (code === 'PROXY_CLOSED') this.#log('warn', 'backend gone before it was known');
+      else this.#log('error', `backend refused: ${message}`);
     }
     this.#frontend = null;
     this.#contract = null;
