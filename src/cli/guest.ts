@@ -5,10 +5,8 @@ import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
 import { BpfhvDriver } from '../guest/bpfhv/driver.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
-import { monitorLink } from '../linux/link-monitor.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/nic.js';
 import { openPort, portUsage } from '../port/registry.js';
-import type { TapHandle } from '../port/tap.js';
 import {
   childOf,
   cleaningUp,
@@ -23,6 +21,7 @@ import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
+import { asTap, watchTap } from './tap-watch.js';
 
 const MAX_QUEUE_PAIRS = 8;
 
@@ -38,7 +37,11 @@ export function guestCommand() {
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--mac <address>', "the NIC's address (default: a random one)")
     .option('--spin', 'never sleep: lowest latency, one core always busy')
-    .option('--stats [seconds]', 'print rates every so many seconds', wholeNumber('--stats', 1, 3600))
+    .option(
+      '--stats [seconds]',
+      'print rates every so many seconds (2 when not said)',
+      wholeNumber('--stats', 1, 3600),
+    )
     .option('--name <name>', 'the name in messages', 'guest')
     .option('--pidfile <file>', 'write the process id there')
     .option('-v, --verbose', 'say what happens')
@@ -58,7 +61,7 @@ export function guestCommand() {
         later(() => ram.close());
         const device = new ProxyDevice({ ram, queuePairs: options.queues, bufs: options.bufs, mac, log });
         later(() => device.close());
-        const tap = 'tap' in netdev ? (netdev as TapHandle) : null;
+        const tap = asTap(netdev);
         const driver = await BpfhvDriver.start({
           ...host,
           transport: device,
@@ -73,7 +76,11 @@ export function guestCommand() {
         });
         // A TAP is up when its owner says so; other devices have no owner but us.
         const monitor = tap
-          ? monitorLink(tap.tap.name, tap.netns, link => void driver.setInterfaceUp(link?.up ?? false))
+          ? watchTap(
+              tap,
+              up => void driver.setInterfaceUp(up),
+              error => fail(error),
+            )
           : null;
         if (!tap) void driver.setInterfaceUp(true);
 
@@ -90,10 +97,11 @@ export function guestCommand() {
         });
         later(letGo);
         let failure: Error | null = null;
-        driver.onFailure = error => {
+        const fail = (error: Error): void => {
           failure = error;
           void letGo().catch(() => {});
         };
+        driver.onFailure = fail;
         whenAborted(stop.signal, () => void letGo().catch(() => {})); // the step at the end hears of it
 
         later(writePidfile(options.pidfile));

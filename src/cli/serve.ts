@@ -18,6 +18,7 @@ import { allOffloads, checkOffloads, offloadHelp, offloads } from './offload.js'
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
+import { asTap, watchTap } from './tap-watch.js';
 
 export function serveCommand() {
   return new Command('serve')
@@ -39,7 +40,11 @@ export function serveCommand() {
       wholeNumber('--sleep-us', 0, 1_000_000),
       0,
     )
-    .option('--stats [seconds]', 'print rates every so many seconds', wholeNumber('--stats', 1, 3600))
+    .option(
+      '--stats [seconds]',
+      'print rates every so many seconds (2 when not said)',
+      wholeNumber('--stats', 1, 3600),
+    )
     .option('--name <name>', 'the name in messages', 'nic')
     .option('--pcap <file>', 'capture every frame, in both directions, as pcapng')
     .option('--pidfile <file>', 'write the process id there')
@@ -79,12 +84,16 @@ export function serveCommand() {
 
         // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
         const hangUp = new AbortController();
-        // Without its worker the process could only pretend to be a NIC: whoever watches it is to start another.
+        // Without its worker or its TAP the process could only pretend to be a NIC: whoever watches it is to start another.
         let failure: Error | null = null;
-        nic.onFailure = error => {
+        const fail = (error: Error): void => {
           failure = error;
           hangUp.abort();
         };
+        nic.onFailure = fail;
+        const tap = asTap(port);
+        const monitor = tap ? watchTap(tap, () => {}, fail) : null;
+        later(() => monitor?.close());
         whenAborted(stop.signal, async () => {
           try {
             await nic.disable('tx');

@@ -16,10 +16,12 @@ export const ERRNO: Readonly<Record<string, number>> = constants.errno;
 export const { EAGAIN, EINTR, EINVAL, ENOENT, EEXIST, EPERM, EACCES, EADDRINUSE, ECONNREFUSED } =
   constants.errno;
 export const { ENOBUFS, EIO, ETIMEDOUT, EPIPE, EBADF, EINPROGRESS } = constants.errno;
+/** Of a TAP whose interface was deleted; Node does not know it. */
+export const EBADFD = 77;
 
 const nameOf = new Map<number, string>();
 for (const [name, value] of Object.entries(ERRNO)) if (!nameOf.has(value)) nameOf.set(value, name);
-nameOf.set(77, 'EBADFD'); // of a TAP whose interface was deleted; Node does not know it
+nameOf.set(EBADFD, 'EBADFD');
 // Two names share one number; these are the ones that the manual pages lead with.
 for (const name of ['EAGAIN', 'EOPNOTSUPP', 'EDEADLK']) nameOf.set(ERRNO[name]!, name);
 

@@ -10,7 +10,7 @@
  *
  * Numbers: <linux/if_tun.h>, <linux/sockios.h>.
  */
-import { check } from './errors.js';
+import { check, EBADFD } from './errors.js';
 import { OwnedFd } from './fd.js';
 import { ioctl, ioctlValue, open } from './libc.js';
 import { inNetns } from './netns.js';
@@ -104,6 +104,11 @@ export class Tap {
     const request = interfaceRequest('');
     request.setInt16(IFREQ_UNION, attached ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE, true);
     check(ioctl(this.fd, TUNSETQUEUE, request), 'ioctl TUNSETQUEUE', this.name);
+  }
+
+  /** False once the interface was deleted; renamed or moved to another namespace, it still exists. */
+  get exists(): boolean {
+    return ioctl(this.fd, SIOCGIFHWADDR, interfaceRequest(this.name)) !== -EBADFD;
   }
 
   /** The interface's own address, 6 bytes: the kernel's end of the cable. */

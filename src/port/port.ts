@@ -66,10 +66,10 @@ export interface PortWorker {
   readonly calls: DatapathExports;
 }
 
-/** A bad specification or a file that can't be used. `code`: PORT_SPEC (the user's words), PORT_OPEN. */
+/** A bad specification, a file that can't be used, an interface that was deleted. `code`: PORT_SPEC (the user's words), PORT_OPEN, PORT_GONE. */
 export class PortError extends Error {
   override readonly name = 'PortError';
-  readonly code: 'PORT_SPEC' | 'PORT_OPEN';
+  readonly code: 'PORT_SPEC' | 'PORT_OPEN' | 'PORT_GONE';
 
   constructor(code: PortError['code'], message: string) {
     super(message);

@@ -6,7 +6,7 @@
  * Every frame carries a 12-byte virtio-net header. One system call a frame: that is where the time of a TAP goes.
  */
 import * as L from '../../datapath/layout.js';
-import { EAGAIN, EBADF, EINTR, EIO, ENOBUFS, LinuxError } from '../linux/errors.js';
+import { EAGAIN, EBADF, EBADFD, EINTR, EIO, ENOBUFS, LinuxError } from '../linux/errors.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { parseMac } from '../linux/ip-address.js';
 import { readv, writev } from '../linux/libc.js';
@@ -32,8 +32,6 @@ export interface TapHandle extends PortHandle {
   readonly netns: OwnedFd | undefined;
   setCarrier(up: boolean): void;
 }
-
-const EBADFD = 77; // the interface is gone
 
 class TapPort implements Port {
   readonly fd: number;
@@ -123,7 +121,9 @@ export const tap: PortKind = {
         netns,
         descriptor: { kind: 'tap', name: device.name, state, fds: [device.fd], options: {} },
         counters: () => readCounters(window, state),
-        setCarrier: up => device.setCarrier(up),
+        setCarrier(up) {
+          if (device.exists) device.setCarrier(up);
+        },
         setOffloads(offloads) {
           // The reading half looks at what it gets: frames that were queued under other rules may still come, and an interface that is
           // gone or does not know an offload changes nothing.

@@ -7,6 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { deleteLink } from '../../src/linux/link.js';
+import { canCreateNamespaces, createNetns } from '../../src/linux/netns.js';
 
 const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
 const PATIENCE_MS = 60_000;
@@ -243,3 +245,22 @@ test('a reader that leaves ends a command that only prints, quietly', async () =
   const [code] = await once(child, 'close');
   assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
 });
+
+const noNamespaces = canCreateNamespaces() ? false : 'network namespaces cannot be made here';
+for (const command of ['serve', 'guest'] as const) {
+  test(`${command} ends with exit code 1 when its TAP is deleted, and leaves nothing`, {
+    skip: noNamespaces,
+  }, async () => {
+    using netns = createNetns();
+    const path = join(folder, `${command}-tap`);
+    const spec = `tap:t0,netns=/proc/${process.pid}/fd/${netns.fd}`;
+    const port = command === 'serve' ? ['--listen', '--port', spec] : ['--netdev', spec];
+    let deleted = false;
+    const { code, stderr } = await polynic([command, '--bpfhv-proxy', path, ...port, '--stats', '1'], () => {
+      if (!deleted) deleteLink('t0', netns);
+      deleted = true;
+    });
+    assert.deepEqual({ code, stderr }, { code: 1, stderr: 'polynic: interface t0 was deleted\n' });
+    assert.ok(!existsSync(path));
+  });
+}
