@@ -16,6 +16,7 @@ const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const FD_CLOEXEC = 1;
 const O_NONBLOCK = 0o4000;
+const O_CLOEXEC = 0o2000000;
 
 const registry = new Set<OwnedFd>();
 
@@ -65,6 +66,11 @@ export class OwnedFd {
 /** A second descriptor for the open file behind `fd`, which stays its owner's. */
 export function dupFd(fd: number, name: string): OwnedFd {
   return new OwnedFd(libc.fcntl(fd, F_DUPFD_CLOEXEC, 3), name, 'dup');
+}
+
+/** Opens the file behind `fd` once more, for reading, with a position of its own. Throws LinuxError EACCES. */
+export function reopenFd(fd: number, name: string): OwnedFd {
+  return new OwnedFd(libc.open(`/proc/self/fd/${fd}`, O_CLOEXEC), name, 'open');
 }
 
 /** Takes over a descriptor that the parent process left open for us; it will not reach our own children. */

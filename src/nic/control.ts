@@ -36,7 +36,7 @@ export interface NicControl {
   setFeatures(accepted: bigint): void;
   /** Returns the bytes of guest memory that one receive and one transmit queue's context take. */
   setParameters(parameters: NicParameters): { rxContextSize: number; txContextSize: number };
-  /** A memfd with the ELF object of the guest's programs; it stays owned by the NIC. */
+  /** A memfd with the ELF object of the guest's programs, positioned at its start; it stays owned by the NIC, until it is asked for again. */
   programs(): OwnedFd;
   setMemoryTable(regions: readonly MemoryRegionSpec[]): Promise<void>;
   /** Receive queues come first, then transmit queues. Address 0n takes the context away. */

@@ -6,7 +6,7 @@
  */
 import { readFileSync, writeSync } from 'node:fs';
 import { EventFd } from '../linux/eventfd.js';
-import type { OwnedFd } from '../linux/fd.js';
+import { type OwnedFd, reopenFd } from '../linux/fd.js';
 import { addSeals, createMemfd, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE } from '../linux/memfd.js';
 import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
@@ -77,6 +77,8 @@ export class Nic implements NicControl {
   readonly #memory: GuestMemory;
   readonly #ring: Ring;
   readonly #programs: OwnedFd;
+  /** What was given for `programs` last. */
+  #handedOut: OwnedFd | null = null;
   readonly #thread: LoopThread<WorkerCommand, number>;
   readonly #batches: readonly [Batch, Batch];
   readonly #capture: OwnedFd | null;
@@ -237,7 +239,10 @@ export class Nic implements NicControl {
   }
 
   programs(): OwnedFd {
-    return this.#programs;
+    // Whoever gets it may read it on from where the one before has stopped: so each gets a position of its own.
+    this.#handedOut?.close();
+    this.#handedOut = reopenFd(this.#programs.fd, this.#programs.name);
+    return this.#handedOut;
   }
 
   async setMemoryTable(specs: readonly MemoryRegionSpec[]): Promise<void> {
@@ -339,6 +344,7 @@ export class Nic implements NicControl {
     await this.disconnect();
     await this.#thread.stop();
     this.#programs.close();
+    this.#handedOut?.close();
     this.#capture?.close();
     for (const batch of this.#batches) this.#options.arena.free(batch.address);
   }

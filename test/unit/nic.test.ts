@@ -1,5 +1,6 @@
 /** The NIC as control protocols see it: what is allowed when, what stops and starts, and that nothing is left behind. */
 import assert from 'node:assert/strict';
+import { readFileSync, readSync, writeSync } from 'node:fs';
 import * as L from '../../datapath/layout.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
@@ -7,6 +8,7 @@ import { createMemfd } from '../../src/linux/memfd.js';
 import { openMappings } from '../../src/linux/mmap.js';
 import { ARENA_START } from '../../src/memory/window.js';
 import type { NicParameters } from '../../src/nic/control.js';
+import { deviceType } from '../../src/ring/registry.js';
 import { refillClaim } from '../compliance/actors.js';
 import { arena, eventually, window } from '../compliance/testbed.js';
 import { nicTest, RX, TX } from './nic-rig.js';
@@ -107,6 +109,18 @@ nicTest(
     next.close();
   },
 );
+
+nicTest('everyone who asks for the programs can read them from the start', async start => {
+  const { nic } = await start();
+  const expected = readFileSync(deviceType('sring')!.programs);
+  for (let time = 0; time < 3; time++) {
+    const bytes = Buffer.alloc(expected.length + 1);
+    const file = nic.programs();
+    assert.equal(readSync(file.fd, bytes, 0, bytes.length, null), expected.length); // at the file's own position
+    assert.deepEqual(bytes.subarray(0, -1), expected);
+    assert.throws(() => writeSync(file.fd, 'x'), { code: 'EBADF' });
+  }
+});
 
 nicTest('values that can not be are refused and change nothing', async start => {
   const rig = await start({ limits: { queuePairs: 4, bufs: 256 } });
