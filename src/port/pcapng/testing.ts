@@ -26,13 +26,26 @@ const MAX_BUFFERS = D.CTX_MAX_BUFS + 2;
 
 /** One window serves all tests of a file. */
 export class Bench {
-  readonly window = Window.create();
-  readonly arena = new Arena(this.window);
+  readonly window: Window;
+  readonly arena: Arena;
   /** Longer than a batch's own list, for frames of as many buffers as can be. */
-  readonly #iovecs = this.arena.allocate(D.MAX_BATCH * MAX_BUFFERS * D.IOVEC_SIZE);
-  readonly #windows = this.arena.allocate(D.MAX_BATCH * MAX_BUFFERS * 4);
+  readonly #iovecs: number;
+  readonly #windows: number;
   /** What the batch points to, which an address alone does not keep alive. */
   kept: readonly Uint8Array[] = [];
+
+  /** @param host where there is a window already: a process has room for few */
+  constructor(host?: { window: Window; arena: Arena }) {
+    this.window = host?.window ?? Window.create();
+    this.arena = host?.arena ?? new Arena(this.window);
+    this.#iovecs = this.arena.allocate(D.MAX_BATCH * MAX_BUFFERS * D.IOVEC_SIZE);
+    this.#windows = this.arena.allocate(D.MAX_BATCH * MAX_BUFFERS * 4);
+  }
+
+  close(): void {
+    this.arena.free(this.#iovecs);
+    this.arena.free(this.#windows);
+  }
 
   batch(): Batch {
     return Batch.allocate(this.window, this.arena);
@@ -60,7 +73,10 @@ export class Bench {
         window.longs[iov / 8 + 1] = BigInt(length);
         iov += D.IOVEC_SIZE;
       };
-      put(window.base + word(batch.address + D.BATCH_HEADERS) + i * D.VNET_HEADER_STRIDE, D.VNET_HEADER_SIZE);
+      const header = word(batch.address + D.BATCH_HEADERS) + i * D.VNET_HEADER_STRIDE;
+      window.bytes.fill(0, header, header + D.VNET_HEADER_SIZE);
+      set(frame + D.FRAME_HEADER, header);
+      put(window.base + header, D.VNET_HEADER_SIZE);
       set(frame + D.FRAME_WIN, win);
       for (const buffer of buffers) {
         put(buffer.length === 0 ? 0 : addressOf(buffer), buffer.length);

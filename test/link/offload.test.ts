@@ -1,0 +1,77 @@
+/** TCP through real kernels with offloads agreed on in part, in full and not at all: content, sizes of frames, and checksums as captured. */
+import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { readCapture, type Seen } from '../../src/port/pcapng/testing.js';
+import { internetChecksum } from '../unit/internet-checksum.js';
+import { kernelStats, type Link, type LinkOptions, linkTest } from './harness.js';
+import { tcpTransfer } from './traffic.js';
+
+const BYTES = 20e6;
+const SERVE = ['--device', 'sring_gso'];
+
+/** What was agreed on, and in which directions segments are left to the other side. */
+const AGREED: readonly (readonly [string, LinkOptions, tso: boolean, lro: boolean])[] = [
+  ['everything', { serve: SERVE }, true, true],
+  ['checksums', { serve: [...SERVE, '--offload', 'csum'] }, false, false],
+  ['segments to transmit', { serve: [...SERVE, '--offload', 'tso'] }, true, false],
+  ['segments to receive', { serve: SERVE, guest: ['--offload', 'lro'] }, false, true],
+  ['nothing', { serve: SERVE, guest: ['--offload', 'none'] }, false, false],
+];
+
+for (const [what, options, tso, lro] of AGREED) {
+  linkTest(`TCP, agreed on: ${what}`, options, async (link, t) => {
+    const there = await stream(link, 'guest', 21);
+    const back = await stream(link, 'host', 22);
+    t.diagnostic(`bytes a frame: ${Math.round(there)} from the guest, ${Math.round(back)} to it`);
+    for (const [size, large] of [
+      [there, tso],
+      [back, lro],
+    ] as const) {
+      assert.ok(large ? size > 4000 : size <= 1514, `${size} bytes a frame`);
+    }
+  });
+}
+
+/** A transfer from one end; returns the mean size of a frame that its kernel sent. */
+async function stream(link: Link, from: 'guest' | 'host', seed: number): Promise<number> {
+  const { guestEnd, hostEnd } = link;
+  const [source, target] = from === 'guest' ? [guestEnd, hostEnd] : [hostEnd, guestEnd];
+  const before = kernelStats(source);
+  const { sent, got } = await tcpTransfer(source, target, { seed, bytes: BYTES });
+  assert.equal(got.sha256, sent.sha256, `from ${from}`);
+  const after = kernelStats(source);
+  return (after.txBytes - before.txBytes) / (after.txPackets - before.txPackets);
+}
+
+const capture = join(tmpdir(), `polynic-offload-${process.pid}.pcapng`);
+
+linkTest('captures have the checksums of the wire', { serve: [...SERVE, '--pcap', capture] }, async link => {
+  await stream(link, 'guest', 23);
+  await stream(link, 'host', 24);
+  await link.serve.end();
+  const { frames, fault } = readCapture(capture);
+  rmSync(capture);
+  assert.equal(fault, '');
+  const tcp = frames.filter(isTcp);
+  const large = tcp.filter(({ bytes }) => bytes.length > 20_000);
+  assert.ok(large.length > 100, `${large.length} large frames`);
+  for (const frame of tcp) checkTcp(frame);
+});
+
+/** IPv4 without options, TCP. */
+function isTcp({ bytes }: Seen): boolean {
+  return bytes[12] === 8 && bytes[13] === 0 && bytes[14] === 0x45 && bytes[23] === 6;
+}
+
+function checkTcp({ bytes }: Seen): void {
+  const length = (bytes[16]! << 8) + bytes[17]! - 20;
+  const pseudo = Uint8Array.of(...bytes.subarray(26, 34), 0, 6, length >>> 8, length);
+  const rest = 0xffff - internetChecksum(pseudo);
+  assert.equal(
+    internetChecksum(bytes.subarray(34, 34 + length), rest),
+    0,
+    `a TCP segment of ${length} bytes`,
+  );
+}
