@@ -39,6 +39,7 @@ export function rateLine(direction: Direction, before: Totals, after: Totals, se
     `${perBatch('packets').toFixed(1)} pkts/batch`,
     `${perBatch('buffers').toFixed(1)} bufs/batch`,
     ...(after.errors > 0 ? [`${after.errors} errors`] : []),
+    ...(after.dropped > 0 ? [`${after.dropped} dropped`] : []),
   ].join('  ');
 }
 
