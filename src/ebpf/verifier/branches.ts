@@ -3,7 +3,15 @@ import { CLASS, JMP, SRC, STACK_SIZE } from '../isa.js';
 import type { Insn } from '../program.js';
 import { refine } from './domain/compare.js';
 import { constant, constantOf } from './domain/number.js';
-import { isPointer, type Pointer, type Scalar, sameBase, type Value, ZERO } from './domain/value.js';
+import {
+  isPointer,
+  numberIn,
+  type Pointer,
+  type Scalar,
+  sameBase,
+  type Value,
+  ZERO,
+} from './domain/value.js';
 import { describeValue } from './report.js';
 import { learn, type State } from './state.js';
 import { operandValue, readValue, refuse, type Step } from './step.js';
@@ -19,6 +27,7 @@ export function stepBranch(step: Step): Branches {
   const { insn, state } = step;
   const left = readValue(step, insn.dst);
   const right = operandValue(step);
+  noteMeeting(step, left, right);
   if (isPointer(left) || isPointer(right)) return pointerBranches(step, left, right);
   const other = state.copy();
   const bothSame = (insn.opcode & SRC.X) !== 0 && insn.src === insn.dst;
@@ -27,6 +36,17 @@ export function stepBranch(step: Step): Branches {
     taken: assume(insn, other, true) ? other : null,
     next: assume(insn, state, false) ? state : null,
   };
+}
+
+/** A test for equality does not bound a counter, but it tells the round in which a loop would end. */
+function noteMeeting({ insn, findings }: Step, left: Scalar | Pointer, right: Scalar | Pointer): void {
+  const op = insn.opcode & 0xf0;
+  if (findings.meetings === null || (op !== JMP.JEQ && op !== JMP.JNE)) return;
+  const [moving, still] = left.line === null ? [right, left] : [left, right];
+  const at = constantOf(numberIn(still));
+  if (moving.line === null || at === null) return;
+  const distance = BigInt.asIntN(64, at) - moving.line.base;
+  if (distance % moving.line.step === 0n) findings.meetings.add(distance / moving.line.step);
 }
 
 function assumeNumbers(insn: Insn, state: State, taken: boolean): boolean {
@@ -92,10 +112,9 @@ function offsetBranches({ insn, state }: Step, left: Pointer, right: Pointer): B
   }
   const assume = (to: State, taken: boolean): State | null => {
     const pair = refine(op, 64, taken, left.offset, right.offset);
-    if (pair === null) return null;
-    to.registers[insn.dst] = { ...left, offset: pair[0] };
-    to.registers[insn.src] = { ...right, offset: pair[1] };
-    return to;
+    if (pair === null || !learn(to, insn.dst, pair[0])) return null;
+    const unchanged = (to.registers[insn.src] as Pointer).offset === right.offset;
+    return !unchanged || learn(to, insn.src, pair[1]) ? to : null;
   };
   return { taken: assume(other, true), next: assume(state, false) };
 }

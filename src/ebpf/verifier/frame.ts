@@ -10,6 +10,7 @@
  */
 import { ANY, loaded } from './domain/number.js';
 import {
+  contextAt,
   covers,
   isPointer,
   type JoinedNames,
@@ -76,7 +77,7 @@ export function shake(frame: Frame): Frame {
   const after = new Map<number, Cell>();
   for (const [at, { size, value }] of frame) {
     // Any address is the context's plus some number: what was a pointer to it is behind a guard from now on.
-    if (value.kind === 'context') after.set(at, { size, value: { kind: 'context', offset: ANY } });
+    if (value.kind === 'context') after.set(at, { size, value: contextAt(ANY) });
     else if (value.kind === 'number') after.set(at, unknownBytes(size));
   }
   return after;
@@ -122,7 +123,12 @@ function isSet(frame: Frame, at: number, size: number): boolean {
 }
 
 function isUnknown(value: Value, size: number): boolean {
-  return value.kind === 'number' && value.link === null && value.num === unknownBytes(size).value.num;
+  return (
+    value.kind === 'number' &&
+    value.link === null &&
+    value.line === null &&
+    value.num === unknownBytes(size).value.num
+  );
 }
 
 /** The frame without these bytes; what is left of cut cells is not known any more. */

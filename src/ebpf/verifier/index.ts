@@ -14,7 +14,7 @@ export type { Accepted, Refused, Verdict, VerifyOptions } from './options.js';
 export function verify(program: Program, options: VerifyOptions): Verdict {
   const start = performance.now();
   let explorer: Explorer | null = null;
-  const effort = () => ({ states: explorer?.visited ?? 0, milliseconds: performance.now() - start });
+  const effort = () => ({ states: explorer?.effort.visited ?? 0, milliseconds: performance.now() - start });
   try {
     if (program.slots > DEFAULT_MAX_SLOTS) {
       throw new Refusal(
@@ -41,6 +41,7 @@ export function verify(program: Program, options: VerifyOptions): Verdict {
   const isMemory = (pc: number) => [1, 2, 3].includes(program.bySlot[pc]!.opcode & 7);
   return {
     accepted: true,
+    steps: explorer.effort.length,
     guards: [...guards].sort((a, b) => a - b),
     unguarded: new Set([...accesses].filter(pc => !guards.has(pc) && isMemory(pc)).sort((a, b) => a - b)),
     ...effort(),

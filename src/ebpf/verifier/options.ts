@@ -27,8 +27,10 @@ export interface Accepted {
   readonly guards: readonly number[];
   /** Slots of the loads, stores and atomics that are proved to stay inside. */
   readonly unguarded: ReadonlySet<number>;
-  /** Instructions looked at, each once per state. No run executes more than so many. */
+  /** Instructions looked at, each once per state. */
   readonly states: number;
+  /** No run executes more instructions than this. */
+  readonly steps: number;
   readonly milliseconds: number;
 }
 

@@ -1,18 +1,23 @@
 /** All that is known at one point of one path: the registers, and the frames of the functions that are active. */
 
 import { FRAME_POINTER } from '../isa.js';
+import { type Line, rounds, stretch } from './domain/line.js';
 import { constantOf, meet, meetLow, type Num } from './domain/number.js';
 import {
+  contextAt,
   covers,
   isPointer,
   JoinedNames,
   joinValues,
   type Link,
+  numberIn,
+  type Pointer,
   Renaming,
   type Scalar,
   scalar,
   unset,
   type Value,
+  withNumber,
   ZERO,
 } from './domain/value.js';
 import { type Cell, type Frame, framesCovered, joinFrames, NO_CELLS } from './frame.js';
@@ -60,13 +65,13 @@ function changeFrame(frame: Frame, to: (value: Value) => Value | null): Frame {
 /** How a program starts: nothing set but r1 and r10. */
 export function initialState(): State {
   const registers: Value[] = new Array(FRAME_POINTER + 1).fill(unset('nothing has set'));
-  registers[1] = { kind: 'context', offset: ZERO };
+  registers[1] = contextAt(ZERO);
   registers[FRAME_POINTER] = frameTop(0);
   return new State(registers, [NO_CELLS]);
 }
 
 export function frameTop(frame: number): Value {
-  return { kind: 'stack', frame, offset: ZERO };
+  return { kind: 'stack', frame, offset: ZERO, line: null };
 }
 
 /** Whether whatever holds of every run in b holds of those in a: nothing new is to be found from b. */
@@ -121,32 +126,48 @@ export function dropLoneLinks(state: State): void {
 }
 
 /**
- * Learns that a register's number is one of these, and what that says about the others linked to it.
+ * Learns that a register's number, or a pointer's offset, is one of these, and what that says about others: those linked to it, and those
+ * on lines along the rounds of the same loop.
  * @returns false when that contradicts what is known of them: the path is never taken
  */
 export function learn(state: State, register: number, num: Num): boolean {
-  const { num: old, link } = state.registers[register] as Scalar;
-  if (num === old) return true;
-  state.registers[register] = scalar(num, link);
-  if (link === null || link.form === 'shifted') return true;
+  const value = state.registers[register] as Scalar | Pointer;
+  if (num === numberIn(value)) return true;
+  state.registers[register] = withNumber(value, num);
+  if (value.line !== null) return learnRounds(state, value.line, num);
+  if (value.kind !== 'number' || value.link === null || value.link.form === 'shifted') return true;
+  return learnLinked(state, value.link, num);
+}
+
+function learnLinked(state: State, link: Link, num: Num): boolean {
   let possible = true;
   state.change(value => {
     if (value.kind !== 'number' || value.link?.id !== link.id || value.link.form === 'shifted') return null;
-    const exact = value.link.form === link.form;
-    const learned = exact ? meet(value.num, num) : meetLow(value.num, num);
-    if (learned === null) {
-      possible = false;
-      return null;
-    }
-    return scalar(learned, value.link);
+    const learned = value.link.form === link.form ? meet(value.num, num) : meetLow(value.num, num);
+    possible &&= learned !== null;
+    return learned === null ? null : scalar(learned, value.link);
   });
+  return possible;
+}
+
+function learnRounds(state: State, line: Line, num: Num): boolean {
+  const { first, last } = rounds(line, num);
+  let possible = first <= last;
+  if (possible) {
+    state.change(value => {
+      if (value.kind === 'unset' || value.line?.id !== line.id) return null;
+      const learned = meet(numberIn(value), stretch(value.line, first, last));
+      possible &&= learned !== null;
+      return learned === null ? null : withNumber(value, learned);
+    });
+  }
   return possible;
 }
 
 /** A link for a copy of a register's number, which is given a name when it has none. Null for a constant. */
 export function linkOf(state: State, register: number, fresh: () => number): Link | null {
   const value = state.registers[register] as Scalar;
-  if (value.link !== null || constantOf(value.num) !== null) return value.link;
+  if (value.link !== null || value.line !== null || constantOf(value.num) !== null) return value.link;
   const link: Link = { id: fresh(), form: 'whole' };
   state.registers[register] = { ...value, link };
   return link;

@@ -11,9 +11,11 @@ import type { State } from './state.js';
 export interface Findings {
   readonly options: VerifyOptions;
   /** Slots of accesses and calls that were reached. */
-  readonly accesses: Set<number>;
+  accesses: Set<number>;
   /** Those of them that were not proved in every state. */
-  readonly guards: Set<number>;
+  guards: Set<number>;
+  /** While a loop is tried out: the rounds in which a value that moves along would meet a constant it is compared with. */
+  meetings: Set<bigint> | null;
   /** A number that no link has as its name. */
   readonly fresh: () => number;
 }

@@ -2,8 +2,18 @@
 import { ALU, CLASS, SRC } from '../isa.js';
 import type { Insn } from '../program.js';
 import { compute, extendSign, negate, swap, truncate } from './domain/arithmetic.js';
+import { combineLines, keptBelow } from './domain/line.js';
 import { constant, constantOf, type Num, zeroExtended } from './domain/number.js';
-import { isPointer, type Link, type Pointer, sameBase, scalar, type Value, ZERO } from './domain/value.js';
+import {
+  isPointer,
+  type Link,
+  type Pointer,
+  type Scalar,
+  sameBase,
+  scalar,
+  type Value,
+  ZERO,
+} from './domain/value.js';
 import { describeValue } from './report.js';
 import { linkOf } from './state.js';
 import { operandValue, readNumber, readValue, refuse, type Step } from './step.js';
@@ -36,14 +46,15 @@ function moved(step: Step, width: 32 | 64): Value {
   }
   const value = readValue(step, src);
   if (width === 64 && off === 0) {
-    return isPointer(value) ? value : scalar(value.num, linkOf(state, src, findings.fresh));
+    return isPointer(value) ? value : scalar(value.num, linkOf(state, src, findings.fresh), value.line);
   }
-  const { num } = readNumber(step, src, 'takes a part of');
+  const whole = readNumber(step, src, 'takes a part of');
+  const { num } = whole;
   if (off !== 0) {
     const link = off === 32 ? linkOf(state, src, findings.fresh) : null;
     return scalar(extendSign(num, off, width), inForm(link, 'signed'));
   }
-  return scalar(zeroExtended(num), inForm(linkOf(state, src, findings.fresh), 'low'));
+  return scalar(zeroExtended(num), inForm(linkOf(state, src, findings.fresh), 'low'), keptBelow(whole, 32));
 }
 
 /** Byte order: to little-endian only cuts, since memory is little-endian. */
@@ -64,7 +75,8 @@ function combined(step: Step): Value {
   if (isPointer(left) || isPointer(right)) return pointerArithmetic(step, left, right);
   const num = computed(insn, 64, left.num, right.num);
   const by = constantOf(right.num);
-  return scalar(num, by === 32n ? shiftedLink(op, state.registers[insn.dst]!) : null);
+  const link = by === 32n ? shiftedLink(op, state.registers[insn.dst]!) : null;
+  return scalar(num, link, combineLines(op, 64, left, right));
 }
 
 function combined32(step: Step): Value {
@@ -72,7 +84,8 @@ function combined32(step: Step): Value {
   const left = readNumber(step, insn.dst, 'computes with the low half of');
   const right = operandValue(step);
   if (isPointer(right)) refuse(step, `it computes with the low half of r${insn.src}, which is a pointer`);
-  return scalar(computed(insn, 32, left.num, right.num));
+  const num = computed(insn, 32, left.num, right.num);
+  return scalar(num, null, combineLines(insn.opcode & 0xf0, 32, left, right));
 }
 
 function computed({ opcode, dst, src, off }: Insn, width: 32 | 64, left: Num, right: Num): Num {
@@ -102,10 +115,10 @@ function pointerArithmetic(
   right: Exclude<Value, { kind: 'unset' }>,
 ): Value {
   const op = step.insn.opcode & 0xf0;
-  if (op === ALU.ADD && !isPointer(right)) return movedBy(left as Pointer, op, right.num);
-  if (op === ALU.ADD && !isPointer(left)) return movedBy(right as Pointer, op, left.num);
+  if (op === ALU.ADD && !isPointer(right)) return movedBy(left as Pointer, op, right);
+  if (op === ALU.ADD && !isPointer(left)) return movedBy(right as Pointer, op, left);
   if (op === ALU.SUB && isPointer(left)) {
-    if (!isPointer(right)) return movedBy(left, op, right.num);
+    if (!isPointer(right)) return movedBy(left, op, right);
     if (sameBase(left, right)) return scalar(compute(op, 64, left.offset, right.offset, false));
   }
   const shown = `${describeValue(left)} and ${describeValue(right)}`;
@@ -115,6 +128,8 @@ function pointerArithmetic(
   );
 }
 
-function movedBy(pointer: Pointer, op: number, by: Num): Pointer {
-  return { ...pointer, offset: compute(op, 64, pointer.offset, by, false) };
+function movedBy(pointer: Pointer, op: number, by: Scalar): Pointer {
+  const offset = compute(op, 64, pointer.offset, by.num, false);
+  const line = combineLines(op, 64, { num: pointer.offset, line: pointer.line }, by);
+  return { ...pointer, offset, line };
 }

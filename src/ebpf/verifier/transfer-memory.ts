@@ -1,6 +1,7 @@
 /** What loads, stores and atomics do to a state, and whether they stay inside the program's memory. */
 import { ATOMIC, CLASS, MODE, SIZE, STACK_SIZE } from '../isa.js';
 import { extendSign, truncate } from './domain/arithmetic.js';
+import { keptBelow } from './domain/line.js';
 import { constant, loaded, meet, type Num, signedRange } from './domain/number.js';
 import {
   type ContextPointer,
@@ -98,7 +99,7 @@ function locateInContext(
   // What passed a guard that allows only the context lies in it.
   if (guarded === 'context') {
     const inside = meet(pointer.offset, signedRange(BigInt(-off), last - BigInt(off)));
-    if (inside !== null) step.state.registers[register] = { kind: 'context', offset: inside };
+    if (inside !== null) step.state.registers[register] = { ...pointer, offset: inside };
   }
   return { kind: 'shared', proved: false };
 }
@@ -193,7 +194,12 @@ function storeNumber(step: Step, place: Place, bytes: number, value: Scalar): vo
   const link = fromRegister && bytes >= 4 ? linkOf(state, insn.src, findings.fresh) : null;
   const kept =
     bytes === 8 || link === null ? link : link.form === 'shifted' ? null : { ...link, form: 'low' as const };
-  state.frames[place.frame] = put(frame, place.lo, bytes, scalar(truncate(value.num, 8 * bytes), kept));
+  state.frames[place.frame] = put(
+    frame,
+    place.lo,
+    bytes,
+    scalar(truncate(value.num, 8 * bytes), kept, bytes === 8 ? value.line : keptBelow(value, 8 * bytes)),
+  );
 }
 
 function stepAtomic(step: Step, bytes: number): void {

@@ -3,11 +3,12 @@
  *
  * ```
  *   unset ── nothing that may be read
- *     ├── number    with a link to other copies of the same number
+ *     ├── number    with a link to other copies of the same number, or a line along the rounds of a loop
  *     ├── context   a pointer: the address of the context plus an offset
  *     └── stack     a pointer: the top of a frame plus an offset, which is negative where there is memory
  * ```
  */
+import { type Line, sameLine } from './line.js';
 import { constant, constantOf, includes, join, type Num } from './number.js';
 
 /**
@@ -30,13 +31,17 @@ export interface Unset {
 export interface Scalar {
   readonly kind: 'number';
   readonly num: Num;
+  /** Null for a constant, and beside a line. */
   readonly link: Link | null;
+  readonly line: Line | null;
 }
 
 export interface ContextPointer {
   readonly kind: 'context';
   /** Bytes, signed. */
   readonly offset: Num;
+  /** Of the offset. */
+  readonly line: Line | null;
 }
 
 export interface StackPointer {
@@ -44,6 +49,7 @@ export interface StackPointer {
   /** 0 for that of the main function, then by depth of calls. */
   readonly frame: number;
   readonly offset: Num;
+  readonly line: Line | null;
 }
 
 export type Pointer = ContextPointer | StackPointer;
@@ -51,8 +57,22 @@ export type Value = Unset | Scalar | Pointer;
 
 export const ZERO = constant(0n);
 
-export function scalar(num: Num, link: Link | null = null): Scalar {
-  return { kind: 'number', num, link: constantOf(num) === null ? link : null };
+export function scalar(num: Num, link: Link | null = null, line: Line | null = null): Scalar {
+  return { kind: 'number', num, link: line === null && constantOf(num) === null ? link : null, line };
+}
+
+export function contextAt(offset: Num, line: Line | null = null): ContextPointer {
+  return { kind: 'context', offset, line };
+}
+
+/** The number of a number, the offset of a pointer. */
+export function numberIn(value: Scalar | Pointer): Num {
+  return value.kind === 'number' ? value.num : value.offset;
+}
+
+/** The same kind of value with another number, or offset. */
+export function withNumber(value: Scalar | Pointer, num: Num): Scalar | Pointer {
+  return value.kind === 'number' ? scalar(num, value.link, value.line) : { ...value, offset: num };
 }
 
 export function unset(why: string): Unset {
@@ -84,9 +104,9 @@ export class Renaming {
 /** Whether all that b may be is covered by a. */
 export function covers(a: Value, b: Value, names: Renaming): boolean {
   if (a === b && (a.kind !== 'number' || a.link === null)) return true;
+  if (a.kind === 'unset') return true;
+  if (a.line !== null && (b.kind === 'unset' || !sameLine(a.line, b.line))) return false;
   switch (a.kind) {
-    case 'unset':
-      return true;
     case 'number':
       return b.kind === 'number' && includes(a.num, b.num) && linkHolds(a.link, b.link, names);
     default:
@@ -120,9 +140,15 @@ export class JoinedNames {
 /** What covers both. */
 export function joinValues(a: Value, b: Value, names: JoinedNames): Value {
   if (a.kind === 'number' && b.kind === 'number') {
-    return scalar(join(a.num, b.num), names.link(a.link, b.link));
+    return scalar(join(a.num, b.num), names.link(a.link, b.link), joinLines(a.line, b.line));
   }
-  if (isPointer(a) && isPointer(b) && sameBase(a, b)) return { ...a, offset: join(a.offset, b.offset) };
+  if (isPointer(a) && isPointer(b) && sameBase(a, b)) {
+    return { ...a, offset: join(a.offset, b.offset), line: joinLines(a.line, b.line) };
+  }
   if (a.kind === 'unset') return a;
   return b.kind === 'unset' ? b : unset('holds different kinds of values on different paths');
+}
+
+function joinLines(a: Line | null, b: Line | null): Line | null {
+  return sameLine(a, b) ? a : null;
 }
