@@ -42,8 +42,8 @@ export class UsageError extends Error {
 }
 
 /**
- * A signal that aborts on SIGINT, SIGTERM and SIGHUP; a second one, a second later or more, ends the process at once. One within that
- * second is the same wish: `timeout`, npm and a terminal's ^C reach us twice.
+ * A signal that aborts on SIGINT, SIGTERM and SIGHUP; a second one, a second later or more, kills the process, since a peer
+ * that blocks a worker in a system call would make any other end wait. One within that second is the same wish: `timeout`, npm and a terminal's ^C reach us twice.
  */
 export function untilStopped(): AbortController {
   const controller = new AbortController();
@@ -51,7 +51,7 @@ export function untilStopped(): AbortController {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => {
       if (!controller.signal.aborted) stoppedAt = performance.now();
-      else if (performance.now() - stoppedAt >= SAME_WISH_MS) process.exit(1);
+      else if (performance.now() - stoppedAt >= SAME_WISH_MS) process.kill(process.pid, 'SIGKILL');
       controller.abort(signal);
     });
   }

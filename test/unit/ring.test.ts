@@ -91,7 +91,7 @@ test('ports are opened by their words, and refused with words', () => {
     ['', /no port of kind ""/],
     ['sauce', /no port of kind "sauce": write one of .*source/],
     ['Source', /no port of kind "Source"/],
-    ['source:len=23', /len must be 24 to \d+, not 23/],
+    ['source:len=23', /len must be 24 to \d+, not "23"/],
     ['source:len=1e9', /len must be/],
     ['source:len=', /len must be/],
     ['source:len=60,len=61', /"len=61" does not belong there/],
