@@ -37,6 +37,11 @@ export interface ElfLimits {
   readonly maxSections?: number;
   /** Slots of one program, callees included. Default 16384. */
   readonly maxSlots?: number;
+  /**
+   * Only these sections are programs; of others nothing is linked that they do not call, so what those ask for does not matter.
+   * Default: every section with code.
+   */
+  readonly sections?: ReadonlySet<string>;
 }
 
 export interface ElfObject {
@@ -83,7 +88,11 @@ class Loader {
   readonly #view: DataView;
   readonly #maxSections: number;
   readonly #maxSlots: number;
+  readonly #wanted: ReadonlySet<string> | undefined;
   #sections: Section[] = [];
+  /** Sections of relocations by the index of the code that they relocate, and the calls that they stand for once they were asked for. */
+  #relocations = new Map<number, Section>();
+  readonly #calls = new Map<number, Call[]>();
 
   constructor(file: Uint8Array, limits: ElfLimits) {
     const maxBytes = limits.maxBytes ?? 4 << 20;
@@ -93,6 +102,7 @@ class Loader {
     this.#view = new DataView(file.buffer, file.byteOffset, file.byteLength);
     this.#maxSections = limits.maxSections ?? 256;
     this.#maxSlots = limits.maxSlots ?? DEFAULT_MAX_SLOTS;
+    this.#wanted = limits.sections;
   }
 
   load(): ElfObject {
@@ -105,9 +115,10 @@ class Loader {
         throw malformed(`section ${section.name} is no whole number of instructions`);
       if (section.size / INSN_BYTES > this.#maxSlots) throw tooLong(section.name, this.#maxSlots);
     }
-    const calls = this.#readCalls();
-    const programs = new Map(code.map(section => [section.name, this.#link(section, calls)]));
-    return { programs, relocations: [...calls.values()].reduce((sum, list) => sum + list.length, 0) };
+    this.#relocations = this.#findRelocations();
+    const entries = code.filter(({ name }) => this.#wanted?.has(name) ?? true);
+    const programs = new Map(entries.map(section => [section.name, this.#link(section)]));
+    return { programs, relocations: [...this.#calls.values()].reduce((sum, list) => sum + list.length, 0) };
   }
 
   #readSections(): Section[] {
@@ -188,9 +199,8 @@ class Loader {
     }
   }
 
-  /** All relocations of code, by section index, each resolved to a call. */
-  #readCalls(): Map<number, Call[]> {
-    const calls = new Map<number, Call[]>();
+  #findRelocations(): Map<number, Section> {
+    const found = new Map<number, Section>();
     for (const section of this.#sections) {
       if (section.type !== SHT.REL && section.type !== SHT.RELA) continue;
       const target = this.#sections[section.info];
@@ -199,9 +209,18 @@ class Loader {
       if (!isCode(target)) continue;
       if (section.type === SHT.RELA)
         throw malformed(`section ${section.name}: BPF relocations carry no addend (RELA)`);
-      if (calls.has(target.index)) throw malformed(`section ${target.name} has two sections of relocations`);
-      calls.set(target.index, this.#readRelocations(section, target));
+      if (found.has(target.index)) throw malformed(`section ${target.name} has two sections of relocations`);
+      found.set(target.index, section);
     }
+    return found;
+  }
+
+  /** The calls out of a section of code, and within it, that relocations stand for. */
+  #callsOf(code: Section): readonly Call[] {
+    const relocations = this.#relocations.get(code.index);
+    if (!relocations) return [];
+    let calls = this.#calls.get(code.index);
+    if (!calls) this.#calls.set(code.index, (calls = this.#readRelocations(relocations, code)));
     return calls;
   }
 
@@ -268,11 +287,11 @@ class Loader {
   }
 
   /** The section's code followed by that of all sections it calls, directly or not, each once. */
-  #link(entry: Section, calls: ReadonlyMap<number, readonly Call[]>): Uint8Array {
+  #link(entry: Section): Uint8Array {
     const starts = new Map<Section, number>([[entry, 0]]); // insertion order = order in the result
     let slots = entry.size / INSN_BYTES;
     for (const [section] of starts) {
-      for (const call of calls.get(section.index) ?? []) {
+      for (const call of this.#callsOf(section)) {
         if (starts.has(call.section)) continue;
         starts.set(call.section, slots);
         slots += call.section.size / INSN_BYTES;
@@ -283,7 +302,7 @@ class Loader {
     const view = new DataView(bytes.buffer);
     for (const [section, start] of starts) {
       bytes.set(this.#file.subarray(section.offset, section.offset + section.size), start * INSN_BYTES);
-      for (const call of calls.get(section.index) ?? []) {
+      for (const call of this.#callsOf(section)) {
         const slot = start + call.slot;
         view.setInt32(slot * INSN_BYTES + 4, starts.get(call.section)! + call.target - slot - 1, true);
       }

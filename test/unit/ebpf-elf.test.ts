@@ -279,3 +279,12 @@ function loadOrRefuse(file: Uint8Array): void {
     if (!(error instanceof EbpfError)) throw error;
   }
 }
+
+test('of sections that are not wanted, nothing that they ask for matters', () => {
+  const file = linked([{ offset: 0, type: R_64_64, symbol: 4 }]);
+  assert.throws(() => loadObject(file), { code: 'EBPF_RELOCATION' });
+  assert.throws(() => loadObject(file, { sections: new Set(['txp']) }), { code: 'EBPF_RELOCATION' });
+  const { programs, relocations } = loadObject(file, { sections: new Set(['.text', 'rxp']) });
+  assert.deepEqual([[...programs.keys()], relocations], [['.text'], 0]);
+  assert.deepEqual(programs.get('.text'), assemble(TEXT));
+});

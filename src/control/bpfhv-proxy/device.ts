@@ -34,6 +34,7 @@ export interface ProxyDeviceOptions {
 /** The object file that a backend sends may be so long. */
 const MAX_OBJECT = 4 * 1024 * 1024;
 const DOORBELL_SIZE = 8;
+const PROGRAM_SECTIONS: ReadonlySet<string> = new Set(PROGRAMS.map(({ section }) => section));
 
 /** What a backend offered when it connected. */
 interface Contract {
@@ -304,7 +305,7 @@ function readObject(fd: OwnedFd): ElfObject['programs'] {
       if (n === 0) throw new ProxyError('PROXY_VALUE', `the object file ends after ${at} of ${size} bytes`);
       at += n;
     }
-    return loadObject(bytes).programs;
+    return loadObject(bytes, { sections: PROGRAM_SECTIONS }).programs;
   } finally {
     fd.close();
   }
