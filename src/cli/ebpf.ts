@@ -1,4 +1,4 @@
-/** `polynic ebpf`: look at eBPF programs, run and time them. Errors are thrown: who calls prints them. */
+/** `polynic ebpf`: look at eBPF programs, judge them, run and time them. Errors are thrown: who calls prints them. */
 import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError, Option } from '@commander-js/extra-typings';
@@ -8,6 +8,8 @@ import { EbpfError } from '../ebpf/errors.js';
 import { decodeProgram, type Program } from '../ebpf/program.js';
 import { DEFAULT_BUDGET, parseHex, runOnce } from '../ebpf/run.js';
 import { timeProgram } from '../ebpf/timing.js';
+import { verify } from '../ebpf/verifier/index.js';
+import { BPFHV_HELPERS } from '../guest/bpfhv/helpers.js';
 
 /** Bytes of the context of sring with 256 buffers. */
 const DEFAULT_CONTEXT_SIZE = 8752;
@@ -15,7 +17,7 @@ const DEFAULT_CONTEXT_SIZE = 8752;
 export function ebpfCommand(): Command {
   // Set before there are subcommands, which inherit it: usage errors are thrown and not printed.
   const command = new Command('ebpf').exitOverride().configureOutput({ writeErr: () => {} });
-  command.description('look at eBPF programs, run and time them');
+  command.description('look at eBPF programs, judge them, run and time them');
 
   command
     .command('disasm')
@@ -26,6 +28,19 @@ export function ebpfCommand(): Command {
       for (const program of await readPrograms(file, section)) {
         print(`# ${program.name}: ${program.slots} slots\n${disassemble(program)}`);
       }
+    });
+
+  command
+    .command('verify')
+    .description('say of every program of a file whether a guest would run it, and with which guards')
+    .argument('<file>', 'ELF object, or raw bytecode')
+    .option('--context-size <bytes>', 'length of the context', positiveInteger, DEFAULT_CONTEXT_SIZE)
+    .option('--json', 'print one array of verdicts')
+    .action(async (file, { contextSize, json }) => {
+      const programs = await readBytecode(file);
+      const verdicts = [...programs].map(([section, bytes]) => judge(section, bytes, contextSize));
+      print(json ? `${JSON.stringify(verdicts)}\n` : verdicts.map(verdictLine).join(''));
+      if (verdicts.some(({ verdict }) => verdict === 'refused')) process.exitCode = 1;
     });
 
   command
@@ -75,6 +90,48 @@ async function readPrograms(file: string, section: string | undefined): Promise<
     if (bytecode === undefined) throw new EbpfError('EBPF_SECTION', `${file} has no program ${name}`);
     return named(`${file}, section ${name}`, () => decodeProgram(bytecode, name));
   });
+}
+
+/** The bytecode of all programs of a file, by section; raw bytecode by the name of the file. */
+async function readBytecode(file: string): Promise<ReadonlyMap<string, Uint8Array>> {
+  const bytes = await readFile(file);
+  return isElf(bytes) ? named(file, () => loadObject(bytes)).programs : new Map([[file, bytes]]);
+}
+
+/** What `verify --json` prints of a program. */
+interface Judgement {
+  readonly section: string;
+  readonly verdict: 'accepted' | 'refused';
+  /** Slots that keep a check. */
+  readonly guards: readonly number[];
+  readonly states: number;
+  readonly ms: number;
+  /** Of a refusal: the slot, null when it is none of a single instruction, and why. */
+  readonly insn?: number | null;
+  readonly reason?: string;
+}
+
+/** What is no well-formed program is refused as one that does harm. */
+function judge(section: string, bytes: Uint8Array, contextSize: number): Judgement {
+  const refused = (insn: number | null, reason: string, states: number, ms: number): Judgement => {
+    return { section, verdict: 'refused', guards: [], states, ms, insn, reason };
+  };
+  try {
+    const verdict = verify(decodeProgram(bytes, section), { contextSize, helpers: BPFHV_HELPERS });
+    const { states, milliseconds: ms } = verdict;
+    if (!verdict.accepted) return refused(verdict.insn, verdict.reason, states, ms);
+    return { section, verdict: 'accepted', guards: verdict.guards, states, ms };
+  } catch (error) {
+    if (error instanceof EbpfError) return refused(error.pc, error.message, 0, 0);
+    throw error;
+  }
+}
+
+function verdictLine({ section, verdict, guards, states, ms, reason }: Judgement): string {
+  const effort = `${states} states, ${ms.toFixed(1)} ms`;
+  if (verdict === 'refused') return `${section}: refused (${effort}): ${reason}\n`;
+  const kept = guards.length === 0 ? 'no guards' : `guards at ${guards.join(', ')}`;
+  return `${section}: accepted, ${kept} (${effort})\n`;
 }
 
 /** Says in a refusal what was refused. */

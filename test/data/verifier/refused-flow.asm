@@ -98,7 +98,7 @@ inner:
   exit
 
 === a loop entered in two places, up to a number from shared memory
-! refused 3 the program is not seen to end
+! refused 4 the program is not seen to end
   mov %r0, 0
   ldxw %r2, [%r1+0]
   jeq %r2, 0, b
