@@ -280,7 +280,7 @@ function loadOrRefuse(file: Uint8Array): void {
   }
 }
 
-test('of sections that are not wanted, nothing that they ask for matters', () => {
+it('of sections that are not wanted, nothing that they ask for matters', () => {
   const file = linked([{ offset: 0, type: R_64_64, symbol: 4 }]);
   assert.throws(() => loadObject(file), { code: 'EBPF_RELOCATION' });
   assert.throws(() => loadObject(file, { sections: new Set(['txp']) }), { code: 'EBPF_RELOCATION' });
