@@ -5,7 +5,7 @@
  *   frame ──► iov[0] virtio-net header (ours)      the kernel takes iov[0..iovs) as it is
  *             iov[1] first buffer (the guest's)    win[i] is the window address of iov[i], 0 = not in the window
  *             …
- *             iov[n] spill: one byte of ours       receive only: a frame that needs it is too long
+ *             iov[n] spill, ours                   receive only: a frame that needs it is too long for its buffers
  * ```
  */
 import * as L from './layout';
@@ -70,7 +70,7 @@ export function endRoom(batch: usize, frame: usize, end: u32): void {
   const n = load<u32>(frame, L.FRAME_IOVS);
   const iov = <usize>load<u32>(frame, L.FRAME_IOV) + <usize>n * L.IOVEC_SIZE;
   store<u64>(iov, load<u64>(batch, L.BATCH_BASE) + load<u32>(batch, L.BATCH_SPILL), L.IOVEC_BASE);
-  store<u64>(iov, 1, L.IOVEC_LENGTH);
+  store<u64>(iov, L.SPILL_SIZE, L.IOVEC_LENGTH);
   store<u32>(frame, load<u32>(frame, L.FRAME_LENGTH), L.FRAME_ROOM);
   endFrame(batch, frame, end);
   store<u32>(batch, load<u32>(batch, L.BATCH_IOV_USED) + 1, L.BATCH_IOV_USED);
@@ -97,7 +97,7 @@ export function addFrame(batch: usize, flat: u64, window: usize, length: u32, ro
   store<u32>(win, <u32>window);
   if (room) {
     store<u64>(iov, base + load<u32>(batch, L.BATCH_SPILL), 2 * L.IOVEC_SIZE + L.IOVEC_BASE);
-    store<u64>(iov, 1, 2 * L.IOVEC_SIZE + L.IOVEC_LENGTH);
+    store<u64>(iov, L.SPILL_SIZE, 2 * L.IOVEC_SIZE + L.IOVEC_LENGTH);
   }
   store<u32>(frame, <u32>iov, L.FRAME_IOV);
   store<u32>(frame, 2, L.FRAME_IOVS);

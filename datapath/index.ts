@@ -22,6 +22,7 @@ export {
 } from './driver';
 export { sink_drain, source_fill } from './flow';
 export { checksums_finish, checksums_restore, offload_undo } from './offload';
+export { segment_begin, segment_next, segment_pending } from './segment';
 export {
   sring_init,
   sring_kicks,

@@ -28,9 +28,10 @@ export const BATCH_IOV = 20; // u32 address of struct iovec[iov capacity]
 export const BATCH_WIN = 24; // u32 address of u32[iov capacity]
 export const BATCH_HEADERS = 28; // u32 address of virtio_net_hdr[capacity]
 export const BATCH_BASE = 32; // u64 address in this process of window address 0
-export const BATCH_SPILL = 40; // u32 address of the byte that a frame too long for its buffers runs into
+export const BATCH_SPILL = 40; // u32 address of what a frame too long for its buffers runs into, SPILL_SIZE bytes
 export const BATCH_SIZE = 64;
 export const MAX_BATCH = 128;
+export const SPILL_SIZE = 65536;
 
 export const FRAME_IOV = 0; // u32 address of its first iovec, the virtio-net header
 export const FRAME_IOVS = 4; // u32 number of iovecs, the header's included, the spill's not
@@ -65,6 +66,7 @@ export const OFFLOAD_CSUM = 0x01; // to finish its checksum; all others need thi
 export const OFFLOAD_TSO4 = 0x02; // to cut it into segments
 export const OFFLOAD_TSO6 = 0x04;
 export const OFFLOAD_UFO = 0x10;
+export const LARGE_FRAME = 65536; // bytes of a frame that is to be cut, at most
 
 // --- Counters: u64 each, the same for every queue.
 export const STAT_PACKETS = 0;
@@ -156,3 +158,17 @@ export const PORT_TOO_LONG = 88; // frames longer than the buffers they were for
 export const PORT_ERRORS = 96; // system calls that failed otherwise
 export const PORT_OFFLOADS = 104; // u32 OFFLOAD_* that frames from this port may ask for
 export const PORT_SIZE = 128;
+
+// --- A large frame that is being cut into segments (picture in datapath/segment.ts).
+export const SEGMENTS_LENGTH = 0; // u32 bytes of the frame; 0: there is none
+export const SEGMENTS_NEXT = 4; // u32 offset of the payload that comes next
+export const SEGMENTS_SIZE = 8; // u32 bytes of payload in a segment
+export const SEGMENTS_COUNT = 12; // u32 segments so far
+export const SEGMENTS_L3 = 16; // u32 offset of the IP header
+export const SEGMENTS_L4 = 20; // u32 offset of the TCP header
+export const SEGMENTS_HEADERS = 24; // u32 bytes of all headers
+export const SEGMENTS_V6 = 28; // u32 1: IPv6
+export const SEGMENTS_SCRATCH = 32; // headers of one segment
+export const SEGMENTS_MAX_HEADERS = 224;
+export const SEGMENTS_FRAME = 256;
+export const SEGMENTS_BYTES = 65792; // with the frame

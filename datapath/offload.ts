@@ -116,15 +116,27 @@ function sumFrom(frame: usize, start: u32, length: u32): u64 {
     const end = min(offset + bufferLength(frame, b), length);
     const at = bufferAt(frame, b) - offset;
     let i = max(offset, start);
-    if (i < end && ((i - start) & 1) != 0) sum += load<u8>(at + i++);
-    for (; i + 2 <= end; i += 2) sum += ((<u64>load<u8>(at + i)) << 8) | load<u8>(at + i + 1);
-    if (i < end) sum += (<u64>load<u8>(at + i)) << 8;
+    if (i < end && ((i - start) & 1) != 0) sum += load<u8>(at + i++); // the second half of a word
+    if (i < end) sum += sumOf(at + i, end - i);
     offset = end;
   }
   return sum;
 }
 
-function inWindow(frame: usize): bool {
+/** Sum of big-endian 16-bit words, not folded; an odd end is filled up with 0. */
+export function sumOf(at: usize, length: u32): u64 {
+  let even: u64 = 0;
+  let odd: u64 = 0;
+  const end = at + (length & ~1);
+  for (; at < end; at += 2) {
+    even += load<u8>(at);
+    odd += load<u8>(at, 1);
+  }
+  if ((length & 1) != 0) even += load<u8>(at);
+  return (even << 8) + odd;
+}
+
+export function inWindow(frame: usize): bool {
   const buffers = load<u32>(frame, L.FRAME_IOVS) - 1;
   for (let b: u32 = 0; b < buffers; b++) {
     if (bufferAt(frame, b) == 0 && bufferLength(frame, b) != 0) return false;
@@ -132,11 +144,11 @@ function inWindow(frame: usize): bool {
   return true;
 }
 
-function bufferAt(frame: usize, b: u32): usize {
+export function bufferAt(frame: usize, b: u32): usize {
   return <usize>load<u32>(<usize>load<u32>(frame, L.FRAME_WIN) + ((<usize>b) << 2));
 }
 
-function bufferLength(frame: usize, b: u32): u32 {
+export function bufferLength(frame: usize, b: u32): u32 {
   return <u32>load<u64>(<usize>load<u32>(frame, L.FRAME_IOV) + (<usize>b + 1) * L.IOVEC_SIZE, L.IOVEC_LENGTH);
 }
 

@@ -38,12 +38,15 @@ class TapPort implements Port {
   exhausted = false;
   readonly #window: Window;
   readonly #state: number;
+  /** A large frame that nobody agreed on is cut here; what is left of it stays for the next call. */
+  readonly #segments: number;
   readonly #calls: DatapathExports;
 
   constructor({ fds, state }: PortDescriptor, { window, calls }: PortWorker) {
     this.fd = fds[0]!;
     this.#window = window;
     this.#state = state;
+    this.#segments = state + L.PORT_SIZE;
     this.#calls = calls;
   }
 
@@ -66,7 +69,7 @@ class TapPort implements Port {
   get(batch: Batch): number {
     const { count } = batch;
     const offloads = this.#window.words[(this.#state + L.PORT_OFFLOADS) >>> 2]!;
-    let filled = 0;
+    let filled = this.#cut(batch, 0);
     for (let calls = 0; filled < count && calls < L.MAX_BATCH; calls++) {
       const result = readv(this.fd, batch.iovAddress(filled), batch.iovs(filled) + 1);
       if (result < 0) {
@@ -74,16 +77,29 @@ class TapPort implements Port {
         break;
       }
       const length = result - L.VNET_HEADER_SIZE;
-      if (length > batch.room(filled)) {
-        this.#add(L.PORT_TOO_LONG, 1);
-        continue;
-      }
       batch.setLength(filled, length);
-      if (!batch.asks(filled) || this.#calls.offload_undo(batch.address, filled, offloads) !== 0) filled++;
-      else this.#add(L.PORT_DROPPED, 1);
+      const fits = length <= batch.room(filled);
+      if (fits && this.#bearable(batch, filled, offloads)) filled++;
+      else if (batch.asks(filled) && this.#calls.segment_begin(this.#segments, batch.address, filled) !== 0) {
+        filled = this.#cut(batch, filled);
+      } else this.#add(fits ? L.PORT_DROPPED : L.PORT_TOO_LONG, 1);
     }
     if (filled !== 0) this.#add(L.PORT_RECEIVED, filled);
     return filled;
+  }
+
+  /** Whether the frame asks for nothing but `offloads`, or did and needs nothing any more. */
+  #bearable(batch: Batch, i: number, offloads: number): boolean {
+    return !batch.asks(i) || this.#calls.offload_undo(batch.address, i, offloads) !== 0;
+  }
+
+  /** Segments of the frame that is being cut, into the batch from its frame `i` on. Returns the index behind them. */
+  #cut(batch: Batch, i: number): number {
+    while (i < batch.count && this.#calls.segment_pending(this.#segments) !== 0) {
+      if (this.#calls.segment_next(this.#segments, batch.address, i) !== 0) i++;
+      else this.#add(L.PORT_TOO_LONG, 1);
+    }
+    return i;
   }
 
   #add(field: number, n: number): void {
@@ -115,7 +131,7 @@ export const tap: PortKind = {
       const device = openTap(netns ? { name, netns } : { name });
       opened = device;
       if (mac) device.mac = mac;
-      const state = arena.allocate(L.PORT_SIZE);
+      const state = arena.allocate(L.PORT_SIZE + L.SEGMENTS_BYTES);
       return {
         tap: device,
         netns,

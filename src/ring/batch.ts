@@ -3,7 +3,7 @@
  *
  * Ports use it so:
  *   put: for each frame, hand `iovAddress(i)`, `iovs(i)` to writev, or read its payload through the window
- *   get: for each frame, readv into `iovAddress(i)`, `iovs(i) + 1` (the spill shows that a frame was too long), then `setLength(i, …)`
+ *   get: for each frame, readv into `iovAddress(i)`, `iovs(i) + 1` (what runs into the spill was too long), then `setLength(i, …)`
  */
 import * as L from '../../datapath/layout.js';
 import type { Arena } from '../memory/arena.js';
@@ -34,7 +34,7 @@ export class Batch {
       IOV_CAPACITY * L.IOVEC_SIZE,
       IOV_CAPACITY * 4,
       L.MAX_BATCH * L.VNET_HEADER_STRIDE,
-      64, // the spill
+      L.SPILL_SIZE,
     ];
     const address = arena.allocate(sizes.reduce((sum, size) => sum + size));
     const at = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, size) => sum + size, address));

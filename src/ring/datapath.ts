@@ -46,6 +46,9 @@ export interface DatapathExports {
   sring_gso_kicks(queue: number, on: boolean): number;
 
   offload_undo(batch: number, index: number, offloads: number): number;
+  segment_begin(segments: number, batch: number, index: number): number;
+  segment_pending(segments: number): number;
+  segment_next(segments: number, batch: number, index: number): number;
   checksums_finish(batch: number, n: number): void;
   checksums_restore(batch: number, n: number): void;
 

@@ -1,5 +1,5 @@
 /** bpfhv feature bits (docs/bpfhv.md, "Feature bits"), and what a set of them means for the frames of one direction. */
-import { OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_UFO } from '../../datapath/layout.js';
+import { LARGE_FRAME, OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_UFO } from '../../datapath/layout.js';
 
 export const FEATURE = {
   SG: 1 << 0,
@@ -64,9 +64,6 @@ export function offloadsOf(features: bigint, direction: 'rx' | 'tx'): number {
   }
   return (offloads & OFFLOAD_CSUM) === 0 ? 0 : offloads;
 }
-
-/** Bytes of a frame that is to be cut into segments, at most: both TCP's and the kernel's limit. */
-export const LARGE_FRAME = 65536;
 
 /** Whether frames that ask for these may be large. */
 export function isLarge(offloads: number): boolean {

@@ -8,7 +8,6 @@ import { after, before, describe, it } from 'node:test';
 import * as L from '../../datapath/layout.js';
 import { LARGE_RX_BUFFER_SIZE } from '../../src/guest/bpfhv/registers.js';
 import type { Batch } from '../../src/ring/batch.js';
-import { LARGE_FRAME } from '../../src/ring/features.js';
 import { arena, type Engine, randomFrom, type Side, Testbed, window } from './testbed.js';
 
 export interface PacketRing {
@@ -74,7 +73,7 @@ export function pieces(batch: Batch, i: number, bytes: number): Uint8Array[] {
   return all;
 }
 
-const lengthOf = (n: number): number => (n % 3 === 0 ? 60 + (n % 1400) : 1 + ((n * 40_503) % LARGE_FRAME));
+const lengthOf = (n: number): number => (n % 3 === 0 ? 60 + (n % 1400) : 1 + ((n * 40_503) % L.LARGE_FRAME));
 
 function headerOf(n: number): Required<Header> {
   const none = { flags: 0, type: 0, hdrLen: 0, gsoSize: 0, start: 0, offset: 0 };
@@ -210,7 +209,7 @@ function packets({ device, seek, seams }: PacketRing, engine: Engine): void {
         refill();
         for (let n = random(6); n > 0 && room() > 0; n--) {
           assert.equal(bed.deviceBatch.count, 1, 'where the next one begins is not known yet');
-          assert.equal(bed.deviceBatch.room(0), LARGE_FRAME);
+          assert.equal(bed.deviceBatch.room(0), L.LARGE_FRAME);
           if (random(4) === 0) {
             push(0);
             continue;
@@ -280,7 +279,7 @@ function packets({ device, seek, seams }: PacketRing, engine: Engine): void {
   it('what was not agreed on is dropped', () => {
     startAt(0);
     const { queue, driver } = bed.tx;
-    queue.setFrames(LARGE_FRAME, L.OFFLOAD_CSUM);
+    queue.setFrames(L.LARGE_FRAME, L.OFFLOAD_CSUM);
     publish(1, small(SEGMENTS));
     assert.equal(pop(), 0);
     complete(0);
@@ -293,7 +292,7 @@ function packets({ device, seek, seams }: PacketRing, engine: Engine): void {
     publish(1, small({}));
     assert.equal(pop(), 1);
     complete(1);
-    queue.setFrames(LARGE_FRAME, 0x17);
+    queue.setFrames(L.LARGE_FRAME, 0x17);
     assert.deepEqual([queue.stats.dropped, queue.stats.errors], [BAD.length + 2, 1]);
     bed.datapath.calls.driver_tx_complete(driver, NUM);
     assert.equal(bed.audit(bed.tx).free, NUM);

@@ -104,7 +104,7 @@ function inRegion(table: number, flat: number, length: number): boolean {
 
 /** What a batch takes of the arena: it ends with its spill. */
 function extent(batch: number): Range {
-  return { start: batch, end: window.words[(batch + L.BATCH_SPILL) >>> 2]! + 64 };
+  return { start: batch, end: window.words[(batch + L.BATCH_SPILL) >>> 2]! + L.SPILL_SIZE };
 }
 
 /** The range without those holes. */

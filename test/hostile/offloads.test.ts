@@ -10,7 +10,6 @@ import { test } from 'node:test';
 import * as L from '../../datapath/layout.js';
 import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
 import type { Batch } from '../../src/ring/batch.js';
-import { LARGE_FRAME } from '../../src/ring/features.js';
 import { getHeader, setHeader } from '../compliance/packets.js';
 import { arena, randomFrom, type Side, Testbed, window } from '../compliance/testbed.js';
 import { Invariants } from './invariants.js';
@@ -27,7 +26,7 @@ function checkHeaders(batch: Batch, count: number): number {
   for (let i = 0; i < count; i++) {
     const { flags, type, hdrLen, gsoSize, start, offset } = getHeader(batch, i);
     const length = batch.length(i);
-    assert.ok(length <= LARGE_FRAME, `a packet of ${length} bytes`);
+    assert.ok(length <= L.LARGE_FRAME, `a packet of ${length} bytes`);
     assert.ok(TYPES.includes(type), `type ${type}`);
     if (flags & 1) assert.ok(start + offset + 2 <= length, `a checksum at ${start} + ${offset} of ${length}`);
     if (type !== 0) assert.ok(flags & 1 && gsoSize > 0 && hdrLen <= length, `segments of ${gsoSize}`);
@@ -114,7 +113,7 @@ test('a device that mutates the ring and hands over headers of all kinds', t => 
           const taken = calls.driver_tx_complete(side.driver, NUM);
           if (taken < 0) return taken;
           const room = calls.driver_tx_room(side.driver, bed.guestBatch.address, 1 + random(4));
-          for (let i = 0; i < room; i++) bed.guestBatch.setLength(i, 1 + random(LARGE_FRAME));
+          for (let i = 0; i < room; i++) bed.guestBatch.setLength(i, 1 + random(L.LARGE_FRAME));
           return calls.driver_tx_publish(side.driver, bed.guestBatch.address, room);
         }
         const taken = calls.driver_rx_poll(side.driver, bed.guestBatch.address, NUM);

@@ -184,7 +184,8 @@ export class Link {
   }
 }
 
-function makeEnd(name: string, ip: string, mac: string): End {
+/** A namespace for an interface that is still to come; its owner closes it. */
+export function makeEnd(name: string, ip: string, mac: string): End {
   const netns = createNetns(`namespace of ${name}`);
   silenceIpv6(netns);
   changeLink('lo', { up: true }, netns);
@@ -192,7 +193,7 @@ function makeEnd(name: string, ip: string, mac: string): End {
 }
 
 /** Everything in an order in which nobody on the cable ever has to ask who has which address. */
-function setUp(end: End, other: End): void {
+export function setUp(end: End, other: End): void {
   introduce(end, other);
   addAddress(end.interface, `${end.ip}/24`, end.netns);
   changeLink(end.interface, { up: true }, end.netns);

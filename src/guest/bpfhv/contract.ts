@@ -3,7 +3,7 @@ import * as L from '../../../datapath/layout.js';
 import type { Arena } from '../../memory/arena.js';
 import type { Window } from '../../memory/window.js';
 import type { Direction } from '../../nic/control.js';
-import { FEATURE, isLarge, LARGE_FRAME, maskOf, offloadsOf } from '../../ring/features.js';
+import { FEATURE, isLarge, maskOf, offloadsOf } from '../../ring/features.js';
 import type { DriverQueue } from './commands.js';
 import {
   ABI_VERSION,
@@ -52,7 +52,7 @@ const SMALL_BUFFERS: Buffers = { stride: 2048, room: RX_BUFFER_SIZE, perFrame: 1
 const LARGE_BUFFERS: Buffers = {
   stride: 4096,
   room: LARGE_RX_BUFFER_SIZE,
-  perFrame: LARGE_FRAME / LARGE_RX_BUFFER_SIZE,
+  perFrame: L.LARGE_FRAME / LARGE_RX_BUFFER_SIZE,
 };
 
 /** Reads the contract; of the features that the device offers it accepts those in `wanted`. Throws DriverError DRIVER_DEVICE for another ABI version or numbers that no device may have. */

@@ -83,7 +83,7 @@ export class Bench {
         set(win, buffer.buffer === window.memory.buffer ? buffer.byteOffset : 0);
         win += 4;
       }
-      put(window.base + word(batch.address + D.BATCH_SPILL), 1);
+      put(window.base + word(batch.address + D.BATCH_SPILL), D.SPILL_SIZE);
     }
     set(batch.address + D.BATCH_COUNT, frames.length);
   }
