@@ -8,8 +8,8 @@
  *             tx_complete, reclaim                        reclaim
  * ```
  * The device is not trusted: a buffer comes back only if the device has it, and no longer than it is. Anything else is a fault, which
- * stops the queue; after a stop every buffer is the driver's again, whatever the device said. A received packet that is too large, or asks for
- * offloads that make no sense, is dropped.
+ * stops the queue; so is a packet of more buffers than a frame may have. After a stop every buffer is the driver's again, whatever the device
+ * said. A received packet that asks for offloads which make no sense is dropped.
  *
  * Programs are called through the function table, as (context) → r0. What a helper needs to know about the call under way is kept in
  * globals of this instance: an instance belongs to one worker.
@@ -210,8 +210,7 @@ export function driver_rx_poll(driver: usize, batch: usize, budget: u32): i32 {
     if (taken == 0 && delivered == 0) break;
     if (taken != 1 || delivered != 1 || activeFrame == 0) return fault(driver, L.FAULT_PROGRAM);
     done++;
-    const plain = load<u16>(activeHeader()) == 0 && load<u32>(activeFrame, L.FRAME_IOVS) == 2; // no flags, no gso_type, one buffer
-    if (!plain && !soundPacket(driver)) discard(driver, batch);
+    if (load<u16>(activeHeader()) != 0 && !soundHeader(driver)) discard(driver, batch); // flags and gso_type
   }
   return done;
 }
@@ -281,10 +280,10 @@ export function driver_fail(driver: usize, reason: u32): void {
 export function helper_rx_pkt_alloc(context: u64): i64 {
   const at = <usize>context;
   const n = load<u32>(at, L.CTX_NUM_BUFS);
-  if (activeBatch == 0 || n == 0 || n > <u32>L.CTX_MAX_BUFS) return refuse();
+  const driver = activeDriver;
+  if (activeBatch == 0 || n == 0 || n > load<u32>(driver, L.DRIVER_FRAME_BUFFERS)) return refuse();
   if (delivered++ != 0 || !hasRoom(activeBatch, n)) return ENOMEM;
 
-  const driver = activeDriver;
   const owner = <usize>load<u32>(driver, L.DRIVER_OWNER);
   const buffers = load<u32>(driver, L.DRIVER_NUM);
   const room = load<u32>(driver, L.DRIVER_ROOM);
@@ -360,10 +359,9 @@ function activeHeader(): usize {
   return <usize>load<u32>(activeFrame, L.FRAME_HEADER);
 }
 
-/** Whether the packet at hand is no larger than one may be, and asks for nothing but what was agreed on. */
-function soundPacket(driver: usize): bool {
+/** Whether the packet at hand asks for nothing but what was agreed on. */
+function soundHeader(driver: usize): bool {
   const length = load<u32>(activeFrame, L.FRAME_LENGTH);
-  if (length > load<u32>(driver, L.DRIVER_ROOM) * load<u32>(driver, L.DRIVER_FRAME_BUFFERS)) return false;
   return sound(activeHeader(), length, load<u32>(driver, L.DRIVER_OFFLOADS));
 }
 
