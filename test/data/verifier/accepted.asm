@@ -708,3 +708,103 @@ f:
   ldxw %r0, [%r0+0]
 end:
   exit
+
+=== a number kept over a guarded store that may hit it
+! accepted 3 6
+  stdw [%r10-8], 8
+  ldxdw %r2, [%r1+0]
+  add %r2, %r1
+  stdw [%r2+0], 64
+  ldxdw %r3, [%r10-8]
+  add %r1, %r3
+  ldxb %r0, [%r1+0]
+  exit
+
+=== only the low half of an index is compared
+! accepted 7
+  mov %r0, 0
+  ldxdw %r2, [%r1+0]
+  mov %r3, %r2
+  lsh %r3, 32
+  rsh %r3, 32
+  jgt %r3, 60, end
+  add %r1, %r2
+  ldxw %r0, [%r1+0]
+end:
+  exit
+
+=== the low half of what was shifted up says nothing
+! accepted 7
+  mov %r0, 0
+  ldxdw %r2, [%r1+0]
+  mov %r3, %r2
+  lsh %r3, 32
+  mov32 %r4, %r3
+  jgt %r4, 60, end
+  add %r1, %r2
+  ldxw %r0, [%r1+0]
+end:
+  exit
+
+=== the path of which less is known comes second
+! accepted 7
+  mov %r3, 0
+  ldxb %r2, [%r1+0]
+  jeq %r2, 0, use
+  ldxdw %r3, [%r1+8]
+  mov %r2, 0
+use:
+  add %r1, %r3
+  mov %r0, 0
+  ldxb %r0, [%r1+0]
+  exit
+
+=== the path of whose stack less is known comes second
+! accepted 10
+  mov %r3, 0
+  stxdw [%r10-8], %r3
+  ldxb %r2, [%r1+0]
+  jeq %r2, 0, use
+  ldxdw %r3, [%r1+8]
+  stxdw [%r10-8], %r3
+  mov %r2, 0
+  mov %r3, 0
+use:
+  ldxdw %r3, [%r10-8]
+  add %r1, %r3
+  ldxb %r0, [%r1+0]
+  exit
+
+=== copies on one path that are none on the other
+! accepted 9
+  mov %r0, 0
+  ldxb %r4, [%r1+0]
+  ldxb %r2, [%r1+1]
+  mov %r3, %r2
+  jeq %r4, 0, use
+  ldxb %r3, [%r1+2]
+  mov %r4, 0
+use:
+  jgt %r2, 50, end
+  add %r1, %r3
+  ldxb %r0, [%r1+13]
+end:
+  exit
+
+=== a loop that does not always move by the same step
+! accepted 5
+  mov %r0, 0
+  mov %r2, 0
+again:
+  mov %r3, %r1
+  add %r3, %r0
+  ldxb %r4, [%r1+0]
+  ldxb %r5, [%r3+0]
+  add %r0, 1
+  jeq %r4, 0, even
+  add %r0, 1
+even:
+  add %r2, 1
+  jlt %r2, 60, again
+  mov %r0, 0
+  exit

@@ -171,9 +171,9 @@ export function reduce(wide: Bounds, half: Bounds, known: Tnum): Num | null {
   }
   if (bits.mask === 0n) return bits.value < ulo || bits.value > uhi ? null : constant(bits.value);
   // One object for what loads give, so that what is computed from it can be remembered.
-  if (bits.value === 0n && ulo === 0n && bits.mask === uhi) {
-    if (uhi === ALL_32 && low.ulo === 0n && low.uhi === ALL_32) return LOADED.get(4)!;
-    if (uhi === ALL_64 && slo === FULL[64].slo && shi === FULL[64].shi && isFull(low)) return ANY;
+  if (bits.value === 0n && ulo === 0n && bits.mask === uhi && isFull(low)) {
+    if (uhi === ALL_32) return LOADED.get(4)!;
+    if (uhi === ALL_64 && slo === FULL[64].slo && shi === FULL[64].shi) return ANY;
   }
   return new Num({ ulo, uhi, slo, shi }, low, bits);
 }
