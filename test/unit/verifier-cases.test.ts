@@ -150,3 +150,54 @@ describe('the shipped programs', () => {
     assert.match(verdict.reason, /of the context, which is 2096 bytes long/);
   });
 });
+
+describe('programs made to keep the verifier busy', () => {
+  const lines = (count: number, line: (index: number) => string) =>
+    Array.from({ length: count }, (_, i) => line(i)).join('\n');
+  const branches = (count: number) =>
+    lines(count, i => `ldxb r2, [r1+${i % 60}]\njeq r2, ${i % 200}, +1\nadd r0, ${i}`);
+  const bytes = lines(512, i => `stb [r10-${i + 1}], ${i % 100}`);
+  const BUSY: Readonly<Record<string, string>> = {
+    'paths that never meet alike': `mov r0, 0\n${branches(4000)}\nexit`,
+    'a stack of single bytes': `mov r0, 0\n${bytes}\n${branches(3000)}\nexit`,
+    'a stack of single bytes and of words, in a loop': `mov r0, 0\n${bytes}\nl:\nldxb r2, [r1]\njeq r2, 5, a\n${lines(64, i => `stxdw [r10-${8 * i + 8}], r2`)}\nja b\na:\n${bytes}\nb:\nadd r0, 1\njlt r0, 100000, l\nexit`,
+    'loops that cross': `mov r0, 0\n${lines(30, i => `l${i}: add r0, 1`)}\n${lines(30, i => `ldxb r2, [r1]\njeq r2, ${i}, l${29 - i}`)}\nexit`,
+    'loops within too many loops': `mov r0, 0\n${lines(40, i => `l${i}: add r0, 1`)}\n${lines(40, i => `ldxb r2, [r1]\njeq r2, ${i}, l${39 - i}`)}\nexit`,
+    'a small loop in a large one': `mov r0, 0\nmov r3, 0\nl:\nadd r3, 3\njeq r3, 0, big\nback:\nldxdw r2, [r1]\njne r2, r3, l\nexit\nbig:\n${branches(5000)}\nja back`,
+    'calls that multiply': `call local f0\nexit\n${lines(6, i => `f${i}:\n${lines(300, () => `call local f${i + 1}`)}\nexit`)}\nf6:\nmov r0, 0\nexit`,
+    'many loops': `mov r0, 0\n${lines(3000, i => `mov r2, 0\nl${i}: add r2, 1\njlt r2, 64, l${i}`)}\nexit`,
+    'numbers that get no simpler': `ldxdw r0, [r1]\n${lines(16000, i => `mul r0, ${0x7fffffff - i}`)}\nexit`,
+  };
+  for (const [name, source] of Object.entries(BUSY)) {
+    test(`${name}: a verdict in bounded time`, () => {
+      const program = decodeProgram(assemble(source));
+      const verdict = verify(program, { contextSize: 64, helpers });
+      assert.ok(verdict.states <= (1 << 16) + 1, `${verdict.states} states`);
+      // Ten times what it takes where nothing else runs.
+      assert.ok(verdict.milliseconds < 10_000, `${verdict.milliseconds} ms`);
+    });
+  }
+
+  test('a program of too many slots', () => {
+    const program = decodeProgram(assemble(`${lines(17_000, () => 'mov r0, 0')}\nexit`), 'long', {
+      maxSlots: 20_000,
+    });
+    const verdict = verify(program, { contextSize: 64, helpers });
+    assert.ok(!verdict.accepted);
+    assert.match(verdict.reason, /has 17001 slots, at most 16384/);
+  });
+
+  test('local functions that share too much code', () => {
+    const text = `${lines(300, i => `call local f${i}`)}\nexit\n${lines(300, i => `f${i}: mov r0, ${i}`)}\nexit`;
+    const verdict = verify(decodeProgram(assemble(text)), { contextSize: 64, helpers });
+    assert.ok(!verdict.accepted);
+    assert.match(verdict.reason, /share too much code/);
+  });
+
+  test('r0 may be unset where nothing is returned, but never a pointer', () => {
+    const judge = (source: string) =>
+      verify(decodeProgram(assemble(source)), { contextSize: 64, helpers, returns: 'nothing' });
+    assert.ok(judge('exit').accepted);
+    assert.ok(!judge('mov r0, r1\nexit').accepted);
+  });
+});

@@ -42,7 +42,7 @@ import {
   xorBits,
 } from '../../src/ebpf/verifier/domain/tnum.js';
 
-const RUNS = process.env.POLYNIC_LONG === 'hostile' ? 200_000 : 4_000;
+const RUNS = process.env.POLYNIC_LONG === 'hostile' ? 200_000 : 1_500;
 const check = <T extends [unknown, ...unknown[]]>(property: fc.IProperty<T>, runs = RUNS): void => {
   fc.assert(property, { numRuns: runs });
 };

@@ -3,7 +3,7 @@ import type { Insn } from '../program.js';
 import type { State } from './state.js';
 import { Refusal } from './step.js';
 
-/** Units of work, each about that of one instruction on a state with little on its stack: a fraction of a second in all. */
+/** Units of work, each about that of one instruction on a state with little on its stack: less than a second in all. */
 const MAX_WORK = 1 << 16;
 /** Instructions that a run may execute: more than a guest lets it run for. */
 const MAX_LENGTH = 1 << 20;
@@ -30,7 +30,7 @@ export class Effort {
   instruction(insn: Insn, state: State): void {
     this.visited++;
     this.length++;
-    this.#work += 1 + cells(state) / 8;
+    this.#work += 1 + cells(state) / 64;
     if (this.length > MAX_LENGTH) {
       const why = `the program is not seen to end: it may execute more than ${MAX_LENGTH} instructions`;
       throw new Refusal(insn, why, state);
@@ -53,9 +53,9 @@ export class Effort {
     );
   }
 
-  /** A state compared with those that wait at the same place. */
+  /** A state compared with those that wait at the same place, and joined with one of them when they are many. */
   comparison(state: State, others: number): void {
-    this.#work += others * (1 / 4 + cells(state) ** 2 / 512);
+    this.#work += others * (1 / 2 + cells(state) / 64);
   }
 
   /** A round of a loop of so many blocks, most of which may have nothing to do. */

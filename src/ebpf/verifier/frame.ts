@@ -8,6 +8,7 @@
  * ```
  * A number of which a part is overwritten, or loaded, leaves bytes that are set but not known; a pointer leaves nothing that may be read.
  */
+import { STACK_SIZE } from '../isa.js';
 import { ANY, loaded } from './domain/number.js';
 import {
   contextAt,
@@ -84,12 +85,15 @@ export function shake(frame: Frame): Frame {
 }
 
 export function framesCovered(a: Frame, b: Frame, names: Renaming): boolean {
+  let numbers: Uint8Array | null = null;
   for (const [at, { size, value }] of a) {
     const other = b.get(at);
     if (other !== undefined && other.size === size) {
       if (!covers(value, other.value, names)) return false;
-    } else if (!isUnknown(value, size) || !isSet(b, at, size)) {
-      return false;
+    } else {
+      if (!isUnknown(value, size)) return false;
+      numbers ??= numberBytes(b);
+      if (numbers.indexOf(0, at + STACK_SIZE) < at + STACK_SIZE + size) return false;
     }
   }
   return true;
@@ -98,28 +102,35 @@ export function framesCovered(a: Frame, b: Frame, names: Renaming): boolean {
 /** Cells of the same place are joined; of other bytes only that both sides have set them is kept. */
 export function joinFrames(a: Frame, b: Frame, names: JoinedNames): Frame {
   const joined = new Map<number, Cell>();
-  const bytes = new Set<number>();
+  const left = new Uint8Array(STACK_SIZE);
   for (const [at, cell] of a) {
     const other = b.get(at);
     if (other?.size === cell.size) {
       const value = joinValues(cell.value, other.value, names);
       if (value.kind !== 'unset') joined.set(at, { size: cell.size, value });
     } else if (!isPointer(cell.value)) {
-      for (let byte = at; byte < at + cell.size; byte++) if (isSet(b, byte, 1)) bytes.add(byte);
+      left.fill(1, at + STACK_SIZE, at + STACK_SIZE + cell.size);
     }
   }
-  for (const byte of bytes) {
-    if (bytes.has(byte - 1)) continue;
-    let size = 1;
-    while (bytes.has(byte + size)) size++;
-    joined.set(byte, unknownBytes(size));
+  if (!left.includes(1)) return joined;
+  const right = numberBytes(b);
+  const both = left.map((set, byte) => set & right[byte]!);
+  for (let start = both.indexOf(1); start >= 0; ) {
+    const zero = both.indexOf(0, start);
+    const end = zero < 0 ? STACK_SIZE : zero;
+    joined.set(start - STACK_SIZE, unknownBytes(end - start));
+    start = both.indexOf(1, end);
   }
   return joined;
 }
 
-function isSet(frame: Frame, at: number, size: number): boolean {
-  const found = find(frame, at, size);
-  return 'unknown' in found || ('value' in found && found.value.kind === 'number');
+/** By byte of the frame, from its lower end: 1 where a number is. A byte more, which is 0, ends it. */
+function numberBytes(frame: Frame): Uint8Array {
+  const bytes = new Uint8Array(STACK_SIZE + 1);
+  for (const [at, { size, value }] of frame) {
+    if (!isPointer(value)) bytes.fill(1, at + STACK_SIZE, at + STACK_SIZE + size);
+  }
+  return bytes;
 }
 
 function isUnknown(value: Value, size: number): boolean {

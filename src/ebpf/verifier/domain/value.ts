@@ -139,6 +139,7 @@ export class JoinedNames {
 
 /** What covers both. */
 export function joinValues(a: Value, b: Value, names: JoinedNames): Value {
+  if (a === b && (a.kind !== 'number' || a.link === null)) return a;
   if (a.kind === 'number' && b.kind === 'number') {
     return scalar(join(a.num, b.num), names.link(a.link, b.link), joinLines(a.line, b.line));
   }
