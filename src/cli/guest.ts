@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { Command, Option } from '@commander-js/extra-typings';
 import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
+import { BUFFER_PAIR } from '../guest/bpfhv/contract.js';
 import { BpfhvDriver } from '../guest/bpfhv/driver.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
@@ -130,8 +131,8 @@ function onlyOnce(work: () => Promise<void>): () => Promise<void> {
 
 /** Guest memory for that many queues, with contexts and buffers, twice: an upgrade has old and new ones at once. */
 function ramSize(queuePairs: number, bufs: number): number {
-  const perQueue = bufs * (4096 + 64) + 65536;
-  return Math.ceil((2 * 2 * queuePairs * perQueue) / 0x20_0000) * 0x20_0000 + 0x20_0000;
+  const perPair = bufs * (BUFFER_PAIR + 2 * 64) + 2 * 65536;
+  return Math.ceil((2 * queuePairs * perPair) / 0x20_0000) * 0x20_0000 + 0x20_0000;
 }
 
 /** A locally administered unicast address. */

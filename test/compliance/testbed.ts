@@ -18,7 +18,7 @@ import { interpret } from '../../src/ebpf/interpreter.js';
 import { compile, instantiate } from '../../src/ebpf/jit/index.js';
 import { decodeProgram, type Program } from '../../src/ebpf/program.js';
 import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
-import { DriverQueues } from '../../src/guest/bpfhv/contract.js';
+import { BUFFER_PAIR, DriverQueues } from '../../src/guest/bpfhv/contract.js';
 import { BPFHV_HELPERS, helperImplementations } from '../../src/guest/bpfhv/helpers.js';
 import { PROGRAMS } from '../../src/guest/bpfhv/registers.js';
 import type { BpfhvTransport } from '../../src/guest/bpfhv/transport.js';
@@ -98,7 +98,7 @@ export class Testbed {
     this.ring = this.type.ring(this.datapath);
     const size = this.ring.contextSize(num);
     const told = contextSize ?? size;
-    const pages = Math.ceil((2 * Math.max(size, told) + 2 * num * 4096) / PAGE) + 8;
+    const pages = Math.ceil((2 * Math.max(size, told) + num * BUFFER_PAIR) / PAGE) + 8;
     this.ram = new GuestRam(window, 2 * pages * PAGE);
 
     // First and last page, and one between the queues' memory and the rest, stay out of the table.

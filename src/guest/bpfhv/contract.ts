@@ -49,11 +49,13 @@ interface Buffers {
   readonly perFrame: number;
 }
 const SMALL_BUFFERS: Buffers = { stride: 2048, room: RX_BUFFER_SIZE, perFrame: 1 };
-const LARGE_BUFFERS: Buffers = {
-  stride: 4096,
-  room: LARGE_RX_BUFFER_SIZE,
-  perFrame: L.LARGE_FRAME / LARGE_RX_BUFFER_SIZE,
+/** Received frames come in buffers of the size that the ABI names. To transmit, fewer and larger ones save the kernel work that small frames would pay for. */
+const LARGE_BUFFERS: Readonly<Record<Direction, Buffers>> = {
+  rx: { stride: 4096, room: LARGE_RX_BUFFER_SIZE, perFrame: L.LARGE_FRAME / LARGE_RX_BUFFER_SIZE },
+  tx: { stride: 16384, room: 16384, perFrame: L.LARGE_FRAME / 16384 },
 };
+/** Bytes of guest memory that a receive and a transmit buffer take together at most. */
+export const BUFFER_PAIR = LARGE_BUFFERS.rx.stride + LARGE_BUFFERS.tx.stride;
 
 /** Reads the contract; of the features that the device offers it accepts those in `wanted`. Throws DriverError DRIVER_DEVICE for another ABI version or numbers that no device may have. */
 export async function readContract(transport: BpfhvTransport, wanted: bigint): Promise<Contract> {
@@ -152,7 +154,7 @@ export class DriverQueues {
     const { transport, arena, window } = this.#host;
     const { ram } = transport;
     const offloads = offloadsOf(this.#features, direction);
-    const { stride, room, perFrame } = isLarge(offloads) ? LARGE_BUFFERS : SMALL_BUFFERS;
+    const { stride, room, perFrame } = isLarge(offloads) ? LARGE_BUFFERS[direction] : SMALL_BUFFERS;
     const context = this.#take(ram, contextSize);
     const bufferBase = this.#take(ram, num * stride);
     const address = this.#take(arena, L.DRIVER_SIZE);
