@@ -42,7 +42,7 @@ const loop = (part: fc.Arbitrary<Piece>) =>
       several(part, 4),
       int(1, 30),
       int(1, 3),
-      pick('up', 'down', 'not equal', 'number', 'low', 'pointer'),
+      pick('up', 'down', 'not equal', 'number', 'low', 'pointer', 'uneven', 'data', 'late'),
       pick(-40, -8),
     )
     .map(([body, count, step, kind, off]): Piece => {
