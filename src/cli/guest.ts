@@ -6,7 +6,7 @@ import { BUFFER_PAIR } from '../guest/bpfhv/contract.js';
 import { BpfhvDriver } from '../guest/bpfhv/driver.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
-import { MAX_BUFS, MIN_BUFS } from '../nic/nic.js';
+import { MAX_BUFS, MIN_BUFS } from '../nic/limits.js';
 import { openPort, portUsage } from '../port/registry.js';
 import {
   childOf,

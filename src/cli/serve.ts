@@ -1,7 +1,8 @@
 /** `polynic serve`: a NIC backend for one guest. */
 import { Command, Option } from '@commander-js/extra-typings';
 import { type Channel, serveBackend } from '../control/bpfhv-proxy/index.js';
-import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS, Nic } from '../nic/nic.js';
+import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS } from '../nic/limits.js';
+import { Nic } from '../nic/nic.js';
 import { openPort, portUsage } from '../port/registry.js';
 import { deviceType, deviceTypeNames } from '../ring/registry.js';
 import {

@@ -4,7 +4,7 @@
  * Memory that another process can still shrink is a weapon: touching a page beyond the new end raises SIGBUS, which
  * kills us. F_SEAL_SHRINK takes that away for good, so look at `inspectMemory(fd).shrinkable` before mapping.
  */
-import { fstatSync, statfsSync } from 'node:fs';
+import { fstatSync, statfsSync, writeSync } from 'node:fs';
 import { check, EINVAL } from './errors.js';
 import { OwnedFd } from './fd.js';
 import * as libc from './libc.js';
@@ -42,6 +42,19 @@ export function createMemfd(options: MemfdOptions): OwnedFd {
   try {
     check(libc.ftruncate(memory.fd, size), 'ftruncate', memory.name);
     if (sealed) addSeals(memory.fd, SEAL_SHRINK | SEAL_GROW);
+    return memory;
+  } catch (error) {
+    memory.close();
+    throw error;
+  }
+}
+
+/** A memory file with these bytes, which nobody can change any more. */
+export function memfdOf(name: string, bytes: Uint8Array): OwnedFd {
+  const memory = createMemfd({ name, size: bytes.length, sealed: false });
+  try {
+    for (let at = 0; at < bytes.length; ) at += writeSync(memory.fd, bytes, at, bytes.length - at, at);
+    addSeals(memory.fd, SEAL_SHRINK | SEAL_GROW | SEAL_WRITE | SEAL_SEAL);
     return memory;
   } catch (error) {
     memory.close();

@@ -4,10 +4,10 @@
  * What is allowed when is the table below. "Running" means that at least one direction is enabled; a NIC that stops keeps its contexts, so a
  * guest may start again on the same ones.
  */
-import { readFileSync, writeSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { EventFd } from '../linux/eventfd.js';
 import { type OwnedFd, reopenFd } from '../linux/fd.js';
-import { addSeals, createMemfd, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE } from '../linux/memfd.js';
+import { memfdOf } from '../linux/memfd.js';
 import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import { MemoryError, type Window } from '../memory/window.js';
@@ -25,6 +25,7 @@ import {
   NicError,
   type NicParameters,
 } from './control.js';
+import { checkParameters, MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import { Queue, type QueueStats } from './queue.js';
 import { LoopThread } from './thread.js';
 
@@ -38,16 +39,6 @@ const WHILE_RUNNING = {
   setMemoryTable: true,
   setUpgrade: true,
 } as const;
-
-/** Descriptors of a queue: a power of two in this range. */
-export const MIN_BUFS = 16;
-export const MAX_BUFS = 8192;
-export const MAX_QUEUE_PAIRS = 32;
-
-export interface NicLimits {
-  readonly queuePairs: number;
-  readonly bufs: number;
-}
 
 export interface NicOptions {
   readonly window: Window;
@@ -124,7 +115,7 @@ export class Nic implements NicControl {
     const { window, arena, device, port } = options;
     const capture =
       options.capture === undefined ? null : createCapture(options.capture, port.descriptor.name);
-    const programs = memfdOf(readFileSync(device.programs), `${device.name} programs`);
+    const programs = memfdOf(`${device.name} programs`, readFileSync(device.programs));
     const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)] as const;
     const data: WorkerData = {
       device: device.name,
@@ -189,28 +180,8 @@ export class Nic implements NicControl {
   setParameters(parameters: NicParameters): { rxContextSize: number; txContextSize: number } {
     this.#check('setParameters');
     const { numRxQueues, numTxQueues, numRxBufs, numTxBufs } = parameters;
-    for (const [what, n] of [
-      ['receive', numRxQueues],
-      ['transmit', numTxQueues],
-    ] as const) {
-      if (n < 1 || n > this.#limits.queuePairs) {
-        throw new NicError(
-          'NIC_PARAMETERS',
-          `${n} ${what} queues: 1 to ${this.#limits.queuePairs} can be had`,
-        );
-      }
-    }
-    const { device } = this.#options;
-    const mostBufs = Math.min(this.#limits.bufs, device.maxBufs ?? Number.POSITIVE_INFINITY);
-    for (const [what, n] of [
-      ['receive', numRxBufs],
-      ['transmit', numTxBufs],
-    ] as const) {
-      if (n < MIN_BUFS || n > mostBufs || (n & (n - 1)) !== 0) {
-        const range = `a power of two from ${MIN_BUFS} to ${mostBufs}`;
-        throw new NicError('NIC_PARAMETERS', `${n} ${what} buffers: ${range} can be had`);
-      }
-    }
+    const mostBufs = this.#options.device.maxBufs ?? MAX_BUFS;
+    checkParameters(parameters, { ...this.#limits, bufs: Math.min(this.#limits.bufs, mostBufs) });
     const sizes = {
       rxContextSize: this.#ring.contextSize(numRxBufs),
       txContextSize: this.#ring.contextSize(numTxBufs),
@@ -421,12 +392,4 @@ export class Nic implements NicControl {
   #log(level: 'info' | 'warn' | 'error', message: string): void {
     this.#options.log?.(level, message);
   }
-}
-
-/** A sealed memfd with these bytes. */
-function memfdOf(bytes: Uint8Array, name: string): OwnedFd {
-  const memfd = createMemfd({ name, size: bytes.length, sealed: false });
-  writeSync(memfd.fd, bytes, 0, bytes.length, 0);
-  addSeals(memfd.fd, SEAL_SHRINK | SEAL_GROW | SEAL_WRITE | SEAL_SEAL);
-  return memfd;
 }
