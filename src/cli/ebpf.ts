@@ -117,7 +117,11 @@ function judge(section: string, bytes: Uint8Array, contextSize: number): Judgeme
     return { section, verdict: 'refused', guards: [], states, ms, insn, reason };
   };
   try {
-    const verdict = verify(decodeProgram(bytes, section), { contextSize, helpers: BPFHV_HELPERS });
+    const verdict = verify(decodeProgram(bytes, section), {
+      contextSize,
+      helpers: BPFHV_HELPERS,
+      guarded: 'context',
+    });
     const { states, milliseconds: ms } = verdict;
     if (!verdict.accepted) return refused(verdict.insn, verdict.reason, states, ms);
     return { section, verdict: 'accepted', guards: verdict.guards, states, ms };

@@ -18,25 +18,9 @@ import { openMappings } from '../linux/mmap.js';
 import { dieWithParent } from '../linux/process.js';
 import { UnixSocket } from '../linux/unix-socket.js';
 import type { Window } from '../memory/window.js';
-import type { Direction } from '../nic/control.js';
-import type { QueueStats } from '../nic/queue.js';
-import { type FlowCounters, readFlow } from '../port/flow.js';
-import type { PortCounters, PortHandle } from '../port/port.js';
-
-/** The answer to an empty line. */
-export interface ChildCounters {
-  readonly queues: readonly ({ readonly direction: Direction } & QueueStats)[];
-  /** Of a source or sink; null: the port is another. */
-  readonly flow: FlowCounters | null;
-  readonly port: PortCounters;
-}
-
-/** What a process holds when it should hold nothing. */
-export interface Leaks {
-  readonly fds: number;
-  readonly mappings: number;
-  readonly buffers: number;
-}
+import type { ChildCounters } from '../observe/child-report.js';
+import { readFlow } from '../port/flow.js';
+import type { PortHandle } from '../port/port.js';
 
 export interface ParentOptions {
   readonly window: Window;

@@ -6,7 +6,7 @@ import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import type { ChildCounters, Leaks } from '../cli/parent.js';
+import type { ChildCounters, Leaks } from '../observe/child-report.js';
 import { DemoError } from './errors.js';
 
 const PROGRAM = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));

@@ -6,9 +6,10 @@
  * ```
  * The socket pair has no name in the file system, so whatever kills us, no file is left.
  */
-import type { ChildCounters, Leaks } from '../cli/parent.js';
+
 import { getAffinity, setAffinity } from '../linux/process.js';
 import { socketPair } from '../linux/unix-socket.js';
+import type { ChildCounters, Leaks } from '../observe/child-report.js';
 import { Child, SOCKET } from './child.js';
 
 export interface NicPairOptions {

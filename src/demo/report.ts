@@ -1,5 +1,5 @@
 /** What the demo finds out: the object that `--json` prints, and what of it is a failure. */
-import type { Leaks } from '../cli/parent.js';
+import type { Leaks } from '../observe/child-report.js';
 import type { Crossing } from './nic-pair.js';
 import type { PingResult } from './traffic/ping.js';
 

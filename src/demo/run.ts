@@ -1,8 +1,8 @@
 /** What both kinds of demo are run with, and how each of them is carried through: measured, shown, ended. */
 import { performance } from 'node:perf_hooks';
-import type { Leaks } from '../cli/parent.js';
 import { openFds } from '../linux/fd.js';
 import { openMappings } from '../linux/mmap.js';
+import type { Leaks } from '../observe/child-report.js';
 import type { Display } from './display.js';
 import { DemoError } from './errors.js';
 import { type Crossing, crossing, NicPair, type NicPairOptions } from './nic-pair.js';

@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import type { ChildCounters, Leaks } from '../../src/cli/parent.js';
+import type { ChildCounters, Leaks } from '../../src/observe/child-report.js';
 
 const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
 

@@ -34,7 +34,7 @@ const DOORS = new Set([
   'cli → demo',
   'cli → bench',
   'bench → demo', // links are measured on the networks and with the traffic of the demo
-  'demo → cli/parent', // the demo starts commands: this is what they tell who started them
+  'demo → observe', // the demo starts commands: this is what they tell who started them
 ]);
 
 interface Import {

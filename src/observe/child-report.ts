@@ -1,0 +1,20 @@
+/** What `serve` and `guest` tell a program that started them: in lines of JSON, see src/cli/parent.ts. */
+import type { Direction } from '../nic/control.js';
+import type { QueueStats } from '../nic/queue.js';
+import type { FlowCounters } from '../port/flow.js';
+import type { PortCounters } from '../port/port.js';
+
+/** The answer to an empty line. */
+export interface ChildCounters {
+  readonly queues: readonly ({ readonly direction: Direction } & QueueStats)[];
+  /** Of a source or sink; null: the port is another. */
+  readonly flow: FlowCounters | null;
+  readonly port: PortCounters;
+}
+
+/** What a process holds when it should hold nothing. */
+export interface Leaks {
+  readonly fds: number;
+  readonly mappings: number;
+  readonly buffers: number;
+}
