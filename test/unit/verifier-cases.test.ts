@@ -90,6 +90,31 @@ test('the corpus has its size', () => {
   assert.ok(counts.refused >= 60 && counts.accepted >= 40, JSON.stringify(counts));
 });
 
+/** What a guest is to run: guards that let an access go only into the context, and contexts for 256 buffers. */
+const DEVICES = {
+  sring: 2096 + 512 + 24 * 256,
+  sring_gso: 2096 + 512 + 32 * 256,
+  vring_packed: 2096 + 320 + 32 * 256,
+};
+
+for (const [device, contextSize] of Object.entries(DEVICES)) {
+  test(`the programs of ${device} are accepted, all together in less than 20 ms`, () => {
+    const { programs } = loadObject(readFileSync(join(ROOT, `programs/${device}/${device}.o`)));
+    const decoded = [...programs].map(([section, bytes]) => decodeProgram(bytes, section));
+    assert.ok(decoded.length >= 8);
+    // Again and again, until it is compiled: how long the first time takes says more about the machine.
+    const times = Array.from({ length: 40 }, () =>
+      decoded.reduce((sum, program) => {
+        const verdict = verify(program, { contextSize, helpers: BPFHV_HELPERS, guarded: 'context' });
+        assert.ok(verdict.accepted, verdict.accepted ? '' : verdict.reason);
+        assert.ok(verdict.steps < 65_536, `${program.name}: ${verdict.steps} instructions of a run`);
+        return sum + verdict.milliseconds;
+      }, 0),
+    );
+    assert.ok(Math.min(...times) < 20, `${Math.min(...times)} ms`);
+  });
+}
+
 describe('the shipped programs', () => {
   const { programs } = loadObject(readFileSync(join(ROOT, 'programs/sring/sring.o')));
   const contextSize = 2096 + 512 + 24 * 256;
@@ -130,17 +155,6 @@ describe('the shipped programs', () => {
       });
       assert.equal(stats.guards, GUARDS[section]!.length, section);
     }
-  });
-
-  test('all of a device take less than 20 ms', () => {
-    const decoded = [...programs].map(([section, bytes]) => decodeProgram(bytes, section));
-    const times = Array.from({ length: 5 }, () =>
-      decoded.reduce(
-        (sum, program) => sum + verify(program, { contextSize, helpers: BPFHV_HELPERS }).milliseconds,
-        0,
-      ),
-    );
-    assert.ok(Math.min(...times) < 20, `${times.map(time => time.toFixed(1)).join(', ')} ms`);
   });
 
   test('a context that is too short for them is refused', () => {

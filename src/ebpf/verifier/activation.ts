@@ -2,18 +2,21 @@
  * One function while it is followed for one call of it: which states wait where.
  *
  * ```
- *   pending   at a block, in this round of the loops around it        4 at most each
+ *   pending   at a block, in this round of the loops around it        3 at most each
  *   next      at a loop's head, for the next round
  *   exits     what the function returns with
  * ```
  */
+
+import { FRAME_POINTER } from '../isa.js';
 import type { FunctionGraph } from '../jit/cfg.js';
+import { unset, type Value } from './domain/value.js';
 import type { Effort } from './effort.js';
 import type { Order } from './order.js';
-import { distance, dropLoneLinks, joinStates, type State, stateCovers } from './state.js';
+import { distance, dropIdleLinks, joinStates, type State, stateCovers } from './state.js';
 
 /** States that are kept apart at one place. */
-const MAX_APART = 4;
+const MAX_APART = 3;
 
 /** The positions of a loop: from its head to behind its last block. */
 export interface Span {
@@ -93,6 +96,7 @@ export class Activation {
   /** Hands a state on from a position. */
   hand(from: number, move: Move): void {
     const { successor, state } = move;
+    if (successor !== null) forgetDead(state, this.order.live[successor]!);
     const to = successor === null ? this.order.blocks.length : this.order.positions[successor]!;
     const attempt = this.tries.at(-1);
     if (attempt !== undefined && (to < attempt.head || to >= attempt.end)) attempt.left.push(move);
@@ -102,7 +106,7 @@ export class Activation {
 
   /** Adds a state to those of a place, unless they cover it; the two that are most alike become one when there are too many. */
   #add(states: State[], state: State): void {
-    dropLoneLinks(state);
+    dropIdleLinks(state);
     let added = state;
     for (;;) {
       this.#effort.comparison(added, states.length);
@@ -118,5 +122,13 @@ export class Activation {
       const [closest] = states.splice(distances.indexOf(Math.min(...distances)), 1);
       added = joinStates(closest!, added, this.#fresh);
     }
+  }
+}
+
+const DEAD: Value = unset('is not read again');
+
+function forgetDead({ registers }: State, live: number): void {
+  for (let register = 0; register < FRAME_POINTER; register++) {
+    if ((live & (1 << register)) === 0) registers[register] = DEAD;
   }
 }

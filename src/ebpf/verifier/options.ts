@@ -13,7 +13,7 @@ export interface VerifyOptions {
   /**
    * Where the engine's guards let an access go that was not proved.
    * - `any`, the default: wherever the program may go, so also to its stack, where it may hit what was stored there
-   * - `context`: only into the context; more can be proved then
+   * - `context`: loads, stores and atomics only into the context; more can be proved then. Arguments of helpers may still lie anywhere.
    */
   readonly guarded?: 'any' | 'context';
 }

@@ -9,6 +9,7 @@
  * A loop is a strongly connected component; its inner loops are those of what is left without its head.
  */
 import type { FunctionGraph } from '../jit/cfg.js';
+import { liveRegisters } from './live.js';
 
 export interface Order {
   /** Block numbers, by position. */
@@ -17,6 +18,8 @@ export interface Order {
   readonly positions: Int32Array;
   /** By position: where the loop that starts there ends (the position behind it), 0 when none does. */
   readonly ends: Int32Array;
+  /** By block: the registers that may still be read, see live.ts. */
+  readonly live: Int32Array;
 }
 
 /** Loops within loops deeper than this are refused: compilers make a few, and each level costs a pass. */
@@ -45,7 +48,7 @@ export function orderBlocks(graph: FunctionGraph): Order | null {
 
   const positions = new Int32Array(count);
   for (const [position, block] of blocks.entries()) positions[block] = position;
-  return { blocks, positions, ends };
+  return { blocks, positions, ends, live: liveRegisters(graph) };
 }
 
 /** Tarjan's search, without recursion. The arrays are by block and serve all searches. */

@@ -11,6 +11,7 @@ import {
   type Pointer,
   type Scalar,
   sameBase,
+  sameForm,
   scalar,
   unset,
   type Value,
@@ -92,7 +93,7 @@ function settled(b: Value, c: Value): Value {
 }
 
 function sameLink(a: Link | null, b: Link | null): Link | null {
-  return a !== null && b !== null && a.id === b.id && a.form === b.form ? a : null;
+  return a !== null && b !== null && a.id === b.id && sameForm(a, b) ? a : null;
 }
 
 function sameKind(a: Scalar | Pointer, b: Scalar | Pointer): boolean {

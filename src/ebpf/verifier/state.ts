@@ -1,8 +1,9 @@
 /** All that is known at one point of one path: the registers, and the frames of the functions that are active. */
 
-import { FRAME_POINTER } from '../isa.js';
+import { ALU, FRAME_POINTER } from '../isa.js';
+import { compute } from './domain/arithmetic.js';
 import { type Line, rounds, stretch } from './domain/line.js';
-import { constantOf, meet, meetLow, type Num } from './domain/number.js';
+import { constant, constantOf, meet, meetLow, type Num } from './domain/number.js';
 import {
   contextAt,
   covers,
@@ -106,22 +107,28 @@ export function distance(a: State, b: State): number {
   return sum;
 }
 
-/** Forgets links that tie a value to no other one: they would only make equal states differ. */
-export function dropLoneLinks(state: State): void {
+/**
+ * Forgets links that would only make equal states differ: those that tie a value to no other one, and those of copies that were moved, which
+ * compilers compare at once or not at all.
+ */
+export function dropIdleLinks(state: State): void {
   let linked: number[] | null = null;
+  let any = false;
   state.change(value => {
-    if (value.kind === 'number' && value.link !== null) {
+    if (value.kind !== 'number' || value.link === null) return null;
+    any = true;
+    if (value.link.plus === 0n) {
       linked ??= [];
       linked.push(value.link.id);
     }
     return null;
   });
-  if (linked === null) return;
-  const ids: readonly number[] = linked;
+  if (!any) return;
+  const ids: readonly number[] = linked ?? [];
   state.change(value => {
     if (value.kind !== 'number' || value.link === null) return null;
-    const { id } = value.link;
-    return ids.indexOf(id) === ids.lastIndexOf(id) ? scalar(value.num) : null;
+    const { id, plus } = value.link;
+    return plus !== 0n || ids.indexOf(id) === ids.lastIndexOf(id) ? scalar(value.num) : null;
   });
 }
 
@@ -143,7 +150,10 @@ function learnLinked(state: State, link: Link, num: Num): boolean {
   let possible = true;
   state.change(value => {
     if (value.kind !== 'number' || value.link?.id !== link.id || value.link.form === 'shifted') return null;
-    const learned = value.link.form === link.form ? meet(value.num, num) : meetLow(value.num, num);
+    const wide = value.link.form === 'whole' && link.form === 'whole';
+    const by = value.link.plus - link.plus;
+    const moved = by === 0n ? num : compute(ALU.ADD, wide ? 64 : 32, num, constant(by), false);
+    const learned = wide ? meet(value.num, moved) : meetLow(value.num, moved);
     possible &&= learned !== null;
     return learned === null ? null : scalar(learned, value.link);
   });
@@ -168,7 +178,7 @@ function learnRounds(state: State, line: Line, num: Num): boolean {
 export function linkOf(state: State, register: number, fresh: () => number): Link | null {
   const value = state.registers[register] as Scalar;
   if (value.link !== null || value.line !== null || constantOf(value.num) !== null) return value.link;
-  const link: Link = { id: fresh(), form: 'whole' };
+  const link: Link = { id: fresh(), form: 'whole', plus: 0n };
   state.registers[register] = { ...value, link };
   return link;
 }

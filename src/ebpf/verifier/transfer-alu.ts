@@ -68,14 +68,13 @@ function reordered(step: Step, width: 32 | 64): Value {
 }
 
 function combined(step: Step): Value {
-  const { insn, state } = step;
+  const { insn } = step;
   const op = insn.opcode & 0xf0;
   const left = readValue(step, insn.dst);
   const right = operandValue(step);
   if (isPointer(left) || isPointer(right)) return pointerArithmetic(step, left, right);
   const num = computed(insn, 64, left.num, right.num);
-  const by = constantOf(right.num);
-  const link = by === 32n ? shiftedLink(op, state.registers[insn.dst]!) : null;
+  const link = linkOfResult(op, 64, left, constantOf(right.num));
   return scalar(num, link, combineLines(op, 64, left, right));
 }
 
@@ -84,8 +83,9 @@ function combined32(step: Step): Value {
   const left = readNumber(step, insn.dst, 'computes with the low half of');
   const right = operandValue(step);
   if (isPointer(right)) refuse(step, `it computes with the low half of r${insn.src}, which is a pointer`);
+  const op = insn.opcode & 0xf0;
   const num = computed(insn, 32, left.num, right.num);
-  return scalar(num, null, combineLines(insn.opcode & 0xf0, 32, left, right));
+  return scalar(num, linkOfResult(op, 32, left, constantOf(right.num)), combineLines(op, 32, left, right));
 }
 
 function computed({ opcode, dst, src, off }: Insn, width: 32 | 64, left: Num, right: Num): Num {
@@ -95,18 +95,24 @@ function computed({ opcode, dst, src, off }: Insn, width: 32 | 64, left: Num, ri
   return compute(op, width, left, right, off === 1);
 }
 
-/** Shifts up by 32 and down again, which extend the low half. */
-function shiftedLink(op: number, value: Value): Link | null {
-  if (value.kind !== 'number' || value.link === null) return null;
-  if (op === ALU.LSH) return inForm(value.link, 'shifted');
-  if (value.link.form !== 'shifted') return null;
-  if (op === ALU.RSH) return { id: value.link.id, form: 'low' };
-  return op === ALU.ARSH ? { id: value.link.id, form: 'signed' } : null;
+/** What is kept of a link: moves by a constant, and shifts up by 32 and down again, which extend the low half. */
+function linkOfResult(op: number, width: 32 | 64, { link }: Scalar, by: bigint | null): Link | null {
+  if (link === null || by === null) return null;
+  if (op === ALU.ADD || op === ALU.SUB) {
+    const plus = BigInt.asIntN(64, op === ALU.ADD ? link.plus + by : link.plus - by);
+    if (width === 64) return link.form === 'whole' ? { ...link, plus } : null;
+    return inForm({ ...link, plus }, 'low');
+  }
+  if (width === 32 || by !== 32n) return null;
+  if (op === ALU.LSH) return inForm(link, 'shifted');
+  if (link.form !== 'shifted') return null;
+  if (op === ALU.RSH) return { ...link, form: 'low' };
+  return op === ALU.ARSH ? { ...link, form: 'signed' } : null;
 }
 
 /** The low half of X in another form; null where the value does not have that low half any more. */
 function inForm(link: Link | null, form: Link['form']): Link | null {
-  return link === null || link.form === 'shifted' ? null : { id: link.id, form };
+  return link === null || link.form === 'shifted' ? null : { ...link, form };
 }
 
 function pointerArithmetic(

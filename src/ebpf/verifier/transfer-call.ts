@@ -5,7 +5,7 @@ import { ANY, constantOf, contains } from './domain/number.js';
 import { scalar, unset, type Value, ZERO } from './domain/value.js';
 import { describeValue } from './report.js';
 import { readNumber, readValue, refuse, type Step } from './step.js';
-import { locate, readStack, setUnknown, shakeUnlessConfined } from './transfer-memory.js';
+import { locate, readStack, setUnknown, shakeIfAnywhere } from './transfer-memory.js';
 
 const CLOBBERED = unset('a call has left undefined');
 
@@ -61,7 +61,7 @@ function checkMemory(
   if (most === 0) return;
   const place = locate(step, register, 0, most, least);
   if (place.kind === 'shared') {
-    if (access === 'write') shakeUnlessConfined(step, place);
+    if (access === 'write') shakeIfAnywhere(step, place);
     return;
   }
   if (access === 'read') readStack(step, place, most);

@@ -1,11 +1,13 @@
 /** What loads, stores and atomics do to a state, and whether they stay inside the program's memory. */
 import { ATOMIC, CLASS, MODE, SIZE, STACK_SIZE } from '../isa.js';
+import type { Insn } from '../program.js';
 import { extendSign, truncate } from './domain/arithmetic.js';
 import { keptBelow } from './domain/line.js';
 import { constant, loaded, meet, type Num, signedRange } from './domain/number.js';
 import {
   type ContextPointer,
   isPointer,
+  numberIn,
   type Scalar,
   type StackPointer,
   scalar,
@@ -25,7 +27,11 @@ const ACCESS_BYTES: Readonly<Record<number, number>> = {
 
 /** Memory that an access may touch. */
 export type Place =
-  | { readonly kind: 'shared'; readonly proved: boolean }
+  | {
+      readonly kind: 'shared';
+      /** It may be the stack as well: not proved, and behind a check that lets it go there. */
+      readonly anywhere: boolean;
+    }
   | {
       readonly kind: 'stack';
       readonly frame: number;
@@ -89,19 +95,23 @@ function locateInContext(
   const { slo, shi } = pointer.offset.wide;
   const lo = slo + BigInt(off);
   const hi = shi + BigInt(off);
-  if (lo >= 0n && hi + BigInt(bytes) <= BigInt(contextSize)) return { kind: 'shared', proved: true };
+  if (lo >= 0n && hi + BigInt(bytes) <= BigInt(contextSize)) return { kind: 'shared', anywhere: false };
   const last = BigInt(contextSize - least);
   if (hi < 0n || lo > last) {
     const where = lo === hi ? `at offset ${lo}` : `at offsets ${lo}…${hi}`;
     refuse(step, `it accesses ${least} bytes ${where} of the context, which is ${contextSize} bytes long`);
   }
   step.findings.guards.add(step.insn.pc);
+  if (guarded === 'any' || isCall(step.insn)) return { kind: 'shared', anywhere: true };
   // What passed a guard that allows only the context lies in it.
-  if (guarded === 'context') {
-    const inside = meet(pointer.offset, signedRange(BigInt(-off), last - BigInt(off)));
-    if (inside !== null) step.state.registers[register] = { ...pointer, offset: inside };
-  }
-  return { kind: 'shared', proved: false };
+  const inside = meet(pointer.offset, signedRange(BigInt(-off), last - BigInt(off)));
+  if (inside !== null) step.state.registers[register] = { ...pointer, offset: inside };
+  return { kind: 'shared', anywhere: false };
+}
+
+/** Arguments of helpers are checked against all of the memory in any case. */
+function isCall({ opcode }: Insn): boolean {
+  return (opcode & 7) === CLASS.JMP;
 }
 
 /** The stack needs no guards: what is not bounded is refused. */
@@ -128,7 +138,7 @@ function locateInExtra(step: Step, register: number, address: Num, off: number, 
   const lo = ulo + BigInt(off);
   const hi = uhi + BigInt(off + bytes);
   for (const { base, size } of step.findings.options.extra ?? []) {
-    if (lo >= BigInt(base) && hi <= BigInt(base + size)) return { kind: 'shared', proved: true };
+    if (lo >= BigInt(base) && hi <= BigInt(base + size)) return { kind: 'shared', anywhere: false };
   }
   return refuse(
     step,
@@ -137,8 +147,8 @@ function locateInExtra(step: Step, register: number, address: Num, off: number, 
 }
 
 /** What a store does that may have gone to the stack: nothing that is there can be relied upon. */
-export function shakeUnlessConfined({ state, findings }: Step, place: Place): void {
-  if (place.kind !== 'shared' || place.proved || findings.options.guarded === 'context') return;
+export function shakeIfAnywhere({ state }: Step, place: Place): void {
+  if (place.kind !== 'shared' || !place.anywhere) return;
   for (const [depth, frame] of state.frames.entries()) state.frames[depth] = shake(frame);
 }
 
@@ -182,7 +192,7 @@ function storePointer(step: Step, place: Place, bytes: number, value: Value): vo
 function storeNumber(step: Step, place: Place, bytes: number, value: Scalar): void {
   const { state, insn, findings } = step;
   if (place.kind === 'shared') {
-    shakeUnlessConfined(step, place);
+    shakeIfAnywhere(step, place);
     return;
   }
   const frame = state.frames[place.frame]!;
@@ -210,21 +220,24 @@ function stepAtomic(step: Step, bytes: number): void {
   const place = locate(step, insn.dst, insn.off, bytes);
   checkAlignment(step, base, bytes);
   if (place.kind === 'stack') updateStack(step, place, bytes);
-  else shakeUnlessConfined(step, place);
+  else shakeIfAnywhere(step, place);
   const old = scalar(loaded(bytes, false));
   if (insn.imm === ATOMIC.CMPXCHG) state.registers[0] = old;
   else if ((insn.imm & ATOMIC.FETCH) !== 0) state.registers[insn.src] = old;
 }
 
-/** Context and frames start at multiples of 8. An address of which the low bits are not known is checked when it runs. */
-function checkAlignment(step: Step, base: Value, bytes: number): void {
+/** Context and frames start at multiples of 8. Where the low bits are not known, an address in the context is checked when it runs. */
+function checkAlignment(step: Step, base: Exclude<Value, { kind: 'unset' }>, bytes: number): void {
   const { insn, findings } = step;
-  const start = base.kind === 'number' ? base.num : (base as ContextPointer | StackPointer).offset;
+  const { bits } = numberIn(base);
   const ones = BigInt(bytes - 1);
-  if ((start.bits.mask & ones) !== 0n) {
-    findings.guards.add(insn.pc);
-  } else if (((start.bits.value + BigInt(insn.off)) & ones) !== 0n) {
-    refuse(step, `it updates ${bytes} bytes atomically at an address that is no multiple of ${bytes}`);
+  const known = (bits.mask & ones) === 0n;
+  if (!known && base.kind === 'context') findings.guards.add(insn.pc);
+  else if (!known || ((bits.value + BigInt(insn.off)) & ones) !== 0n) {
+    refuse(
+      step,
+      `it updates ${bytes} bytes atomically at an address that is ${known ? 'no' : 'not surely a'} multiple of ${bytes}`,
+    );
   }
 }
 

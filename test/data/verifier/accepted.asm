@@ -808,3 +808,30 @@ even:
   jlt %r2, 60, again
   mov %r0, 0
   exit
+
+=== an index between two ends, compared once after both were moved
+! accepted
+  mov %r0, 0
+  ldxw %r2, [%r1+0]
+  mov %r3, %r2
+  add %r3, -57
+  lsh %r3, 32
+  rsh %r3, 32
+  lddw %r4, 0xffffffc8
+  jgt %r4, %r3, end
+  add %r1, %r2
+  ldxdw %r0, [%r1-1]
+end:
+  exit
+
+=== the same in 32 bits
+! accepted
+  mov %r0, 0
+  ldxw %r2, [%r1+0]
+  mov32 %r3, %r2
+  sub32 %r3, 57
+  jlt32 %r3, -56, end
+  add %r1, %r2
+  ldxdw %r0, [%r1-1]
+end:
+  exit

@@ -148,3 +148,14 @@ use:
   stb [%r3+0], 0
 out:
   exit
+
+=== an atomic on the stack of which the alignment is not known
+! refused 6 not surely a multiple of 8
+  stdw [%r10-16], 0
+  stdw [%r10-8], 0
+  ldxb %r2, [%r1+0]
+  and %r2, 7
+  add %r2, %r10
+  mov %r0, 1
+  lock add [%r2-16], %r0
+  exit

@@ -132,6 +132,7 @@ const ROUNDS = 3;
 
 /** Lets each description sharpen the others. Null when no number fits all of them. */
 export function reduce(wide: Bounds, half: Bounds, known: Tnum): Num | null {
+  if (wide.uhi < HALF_32) return reduceSmall(wide, half, known);
   let { ulo, uhi, slo, shi } = wide;
   let low = half;
   let bits = known;
@@ -176,6 +177,31 @@ export function reduce(wide: Bounds, half: Bounds, known: Tnum): Num | null {
     if (uhi === ALL_64 && slo === FULL[64].slo && shi === FULL[64].shi) return ANY;
   }
   return new Num({ ulo, uhi, slo, shi }, low, bits);
+}
+
+/** The same for numbers below 2^31, most of those that programs work with: all four bounds are one, and fit plain numbers. */
+function reduceSmall(wide: Bounds, half: Bounds, known: Tnum): Num | null {
+  if (known.value >= HALF_32) return null;
+  let lo = Math.max(Number(wide.ulo), Number(wide.slo), Number(half.ulo), Number(half.slo));
+  let hi = Math.min(Number(wide.uhi), Number(wide.shi), Number(half.uhi), Number(half.shi));
+  let value = Number(known.value);
+  let mask = Number(known.mask & (HALF_32 - 1n));
+  for (let round = 0; round < ROUNDS; round++) {
+    const before = mask;
+    lo = Math.max(lo, value);
+    hi = Math.min(hi, value | mask);
+    if (lo > hi) return null;
+    // The bits above the highest one in which the ends differ.
+    const open = lo === hi ? 0 : 2 ** (32 - Math.clz32(lo ^ hi)) - 1;
+    if (((lo ^ value) & ~open & ~mask) !== 0) return null;
+    mask &= open;
+    value = (value | (lo & ~open)) & ~mask;
+    if (round > 0 && mask === before) break;
+  }
+  if (mask === 0) return value < lo || value > hi ? null : constant(BigInt(value));
+  const [ulo, uhi] = [BigInt(lo), BigInt(hi)];
+  const bounds = { ulo, uhi, slo: ulo, shi: uhi };
+  return new Num(bounds, bounds, { value: BigInt(value), mask: BigInt(mask) });
 }
 
 function isFull({ ulo, uhi, slo, shi }: Bounds): boolean {

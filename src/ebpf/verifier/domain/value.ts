@@ -13,13 +13,14 @@ import { constant, constantOf, includes, join, type Num } from './number.js';
 
 /**
  * Says of several values that they come from one number X, so that a comparison of one tells something about all. Without
- * it the bound would be lost where a compiler clears the upper half of a copy before it compares that.
+ * it the bound would be lost where a compiler moves a copy, or clears its upper half, before it compares that.
  */
 export interface Link {
   /** Names X. */
   readonly id: number;
-  /** X itself; its low half zero- or sign-extended; its low half shifted up by 32. */
+  /** X + plus itself; its low half zero- or sign-extended; its low half shifted up by 32. */
   readonly form: 'whole' | 'low' | 'signed' | 'shifted';
+  readonly plus: bigint;
 }
 
 export interface Unset {
@@ -88,6 +89,11 @@ export function sameBase(a: Pointer, b: Pointer): boolean {
   return a.kind === b.kind && (a.kind === 'context' || a.frame === (b as StackPointer).frame);
 }
 
+/** Whether two links make the same of their X. */
+export function sameForm(a: Link, b: Link): boolean {
+  return a.form === b.form && a.plus === b.plus;
+}
+
 /** Which names of one state stand for which of another one. */
 export class Renaming {
   #to: Map<number, number> | null = null;
@@ -115,7 +121,7 @@ export function covers(a: Value, b: Value, names: Renaming): boolean {
 }
 
 function linkHolds(a: Link | null, b: Link | null, names: Renaming): boolean {
-  return a === null || (b !== null && a.form === b.form && names.matches(a.id, b.id));
+  return a === null || (b !== null && sameForm(a, b) && names.matches(a.id, b.id));
 }
 
 /** The names of a join: one for each pair of names that meet. */
@@ -128,12 +134,12 @@ export class JoinedNames {
   }
 
   link(a: Link | null, b: Link | null): Link | null {
-    if (a === null || b === null || a.form !== b.form) return null;
+    if (a === null || b === null || !sameForm(a, b)) return null;
     const key = `${a.id} ${b.id}`;
     this.#ids ??= new Map();
     const id = this.#ids.get(key) ?? this.#fresh();
     this.#ids.set(key, id);
-    return { id, form: a.form };
+    return { ...a, id };
   }
 }
 
