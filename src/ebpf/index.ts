@@ -32,3 +32,4 @@ export {
   targetOf,
 } from './program.js';
 export { type Region, type Sandbox, STACK_BYTES } from './sandbox.js';
+export { type Accepted, type Refused, type Verdict, type VerifyOptions, verify } from './verifier/index.js';
