@@ -34,3 +34,26 @@ function writeAll(text: string): void {
     writeSync(STDERR, text);
   } catch {}
 }
+
+/**
+ * The same log for messages that a peer can cause at will: at most `most` of them in any second; the next one that passes is
+ * preceded by how many did not.
+ */
+export function sparing(log: Log, most = 20): Log {
+  let second = 0;
+  let passed = 0;
+  let leftOut = 0;
+  return (level, message) => {
+    const now = Math.floor(performance.now() / 1000);
+    if (now !== second) passed = 0;
+    second = now;
+    if (passed >= most) {
+      leftOut++;
+      return;
+    }
+    passed++;
+    if (leftOut > 0) log(level, `${leftOut} messages like the next one were left out`);
+    leftOut = 0;
+    log(level, message);
+  };
+}

@@ -14,7 +14,7 @@ import {
   wholeNumber,
   writePidfile,
 } from './host.js';
-import { createLog } from './log.js';
+import { createLog, type Log, sparing } from './log.js';
 import { allOffloads, checkOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
@@ -57,6 +57,8 @@ export function serveCommand() {
         const device = deviceType(options.device)!;
         checkOffloads(options.offload, device);
         const log = createLog(options.name, options.verbose ?? false);
+        const warn = sparing(log); // what a hypervisor can provoke must not fill a disk
+        const nicLog: Log = (level, message) => (level === 'warn' ? warn : log)(level, message);
         const stop = untilStopped();
         const host = createHost();
         let goodbye = (): void => {};
@@ -74,7 +76,7 @@ export function serveCommand() {
           sleepMicroseconds: options.sleepUs,
           requireSealed: options.requireSealed ?? false,
           capture: options.pcap,
-          log,
+          log: nicLog,
         });
         later(() => nic.close());
         later(writePidfile(options.pidfile));
@@ -110,7 +112,7 @@ export function serveCommand() {
             signal: hangUp.signal,
             // Who listens holds nobody's place, and may begin late: a VMM that first fills its huge pages.
             ...(options.listen ? {} : { firstRequestTimeoutMs: Number.POSITIVE_INFINITY }),
-            onRefused: (request, reason) => log('warn', `${request} refused: ${reason.message}`),
+            onRefused: (request, reason) => warn('warn', `${request} refused: ${reason.message}`),
           });
           const lost = error !== null && !hangUp.signal.aborted;
           log(lost ? 'warn' : 'info', lost ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
