@@ -8,6 +8,7 @@
  * ```
  */
 import type { OwnedFd } from '../linux/fd.js';
+import { PAGE_SIZE } from '../linux/libc.js';
 import { createMemfd } from '../linux/memfd.js';
 import type { Mapping } from '../linux/mmap.js';
 import { Arena } from '../memory/arena.js';
@@ -30,14 +31,18 @@ export class GuestRam {
   constructor(window: Window, size: number) {
     this.size = size;
     this.fd = createMemfd({ name: 'guest memory', size });
-    const overlay = window.overlay({ fd: this.fd.fd, length: size, name: 'guest memory' }, 4096);
-    if (!overlay) {
+    try {
+      const overlay = window.overlay({ fd: this.fd.fd, length: size, name: 'guest memory' }, PAGE_SIZE);
+      if (!overlay) {
+        throw new MemoryError('MEMORY_FULL', `no room in the window for ${size} bytes of guest memory`);
+      }
+      this.#mapping = overlay.mapping;
+      this.#start = overlay.address;
+      this.#arena = new Arena(window, overlay.address, overlay.address + size);
+    } catch (error) {
       this.fd.close();
-      throw new MemoryError('MEMORY_FULL', `no room in the window for ${size} bytes of guest memory`);
+      throw error;
     }
-    this.#mapping = overlay.mapping;
-    this.#start = overlay.address;
-    this.#arena = new Arena(window, overlay.address, overlay.address + size);
   }
 
   /** Window address of `size` zeroed bytes at the start of a cache line. Throws MemoryError MEMORY_FULL. */

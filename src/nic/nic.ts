@@ -127,8 +127,20 @@ export class Nic implements NicControl {
       capture: capture?.fd ?? -1,
     };
     const entry = new URL('./device-loop.js', import.meta.url);
-    const thread = await LoopThread.start<WorkerCommand, number>(entry, { window, arena, data, name: 'nic' });
-    return new Nic(options, thread, programs, batches, capture);
+    try {
+      const thread = await LoopThread.start<WorkerCommand, number>(entry, {
+        window,
+        arena,
+        data,
+        name: 'nic',
+      });
+      return new Nic(options, thread, programs, batches, capture);
+    } catch (error) {
+      programs.close();
+      capture?.close();
+      for (const batch of batches) arena.free(batch.address);
+      throw error;
+    }
   }
 
   get running(): boolean {

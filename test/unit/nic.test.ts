@@ -1,6 +1,8 @@
 /** The NIC as control protocols see it: what is allowed when, what stops and starts, and that nothing is left behind. */
 import assert from 'node:assert/strict';
-import { readFileSync, readSync, writeSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import * as L from '../../datapath/layout.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
@@ -8,6 +10,8 @@ import { createMemfd } from '../../src/linux/memfd.js';
 import { openMappings } from '../../src/linux/mmap.js';
 import { ARENA_START } from '../../src/memory/window.js';
 import type { NicParameters } from '../../src/nic/control.js';
+import { Nic } from '../../src/nic/nic.js';
+import { openPort } from '../../src/port/registry.js';
 import { deviceType } from '../../src/ring/registry.js';
 import { refillClaim } from '../compliance/actors.js';
 import { arena, eventually, window } from '../compliance/testbed.js';
@@ -423,4 +427,17 @@ nicTest('receive buffers too short for any frame come back empty and hold up nob
   );
   bed.datapath.calls.driver_rx_release(bed.rx.driver, bed.guestBatch.address);
   assert.equal(bed.audit(bed.rx).free, 16);
+});
+
+nicTest('a NIC whose worker can not start leaves nothing', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'polynic-'));
+  const device = { ...deviceType('sring')!, name: 'no such ring' };
+  const port = openPort('sink', { window, arena });
+  const capture = join(folder, 'capture');
+  try {
+    await assert.rejects(Nic.start({ window, arena, device, port, capture }), { code: 'THREAD_FAILED' });
+  } finally {
+    port.close();
+    rmSync(folder, { recursive: true });
+  }
 });

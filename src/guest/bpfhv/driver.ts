@@ -102,15 +102,16 @@ export class BpfhvDriver {
       txBatch: batches[1]!.address,
     };
     const entry = new URL('./driver-loop.js', import.meta.url);
-    const thread = await LoopThread.start<DriverCommand, DriverReply>(entry, {
-      window,
-      arena,
-      data,
-      name: 'guest',
-    });
-    const driver = new BpfhvDriver(options, thread, batches, arena.allocate(STACK_BYTES));
-    driver.#wake();
-    return driver;
+    try {
+      const start = { window, arena, data, name: 'guest' };
+      const thread = await LoopThread.start<DriverCommand, DriverReply>(entry, start);
+      const driver = new BpfhvDriver(options, thread, batches, arena.allocate(STACK_BYTES));
+      driver.#wake();
+      return driver;
+    } catch (error) {
+      for (const batch of batches) arena.free(batch.address);
+      throw error;
+    }
   }
 
   get running(): boolean {
