@@ -7,11 +7,9 @@
  */
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { Network } from '../demo/network.js';
+import { type Machine, Network } from '../demo/network.js';
 import { NicPair } from '../demo/nic-pair.js';
-import { TrafficEnd } from '../demo/traffic/end.js';
-import { OVER, Shared, STOP } from '../demo/traffic/shared.js';
-import type { Results, Work } from '../demo/traffic/worker.js';
+import { TrafficEnds } from '../demo/traffic/ends.js';
 import { createVeth } from '../linux/link.js';
 import { openTap } from '../linux/tun.js';
 import type { CopierStart } from './copier.js';
@@ -65,16 +63,16 @@ export async function measureLinks(device: string, seconds = PHASE_MS / 1000): P
 async function measureOnce(kind: string, forMs: number): Promise<Sample> {
   const network = Network.create();
   const link = await (LINKS[kind] ?? joinByNic(kind))(network);
-  const traffic = new Traffic(network);
+  const ends = new TrafficEnds(network);
+  const { guest, host } = network;
   try {
     await network.bringUp(new AbortController().signal);
-    await traffic.start();
-    const there = await traffic.tcp('guest', 'host', forMs);
-    const back = await traffic.tcp('host', 'guest', forMs);
-    const udpKpps = await traffic.udp(forMs);
-    return { tcpGbps: (there + back) / 2, udpKpps };
+    await ends.start();
+    const there = await tcp(ends, guest, host, forMs);
+    const back = await tcp(ends, host, guest, forMs);
+    return { tcpGbps: (there + back) / 2, udpKpps: await udp(ends, guest, host, forMs) };
   } finally {
-    await traffic.close();
+    await ends.close();
     await link.close();
     network.close();
   }
@@ -112,59 +110,23 @@ async function joinByCopier({ guest, host }: Network): Promise<Link> {
   };
 }
 
-type Side = 'guest' | 'host';
+/** One TCP stream. Gbit/s. */
+async function tcp(ends: TrafficEnds, from: Machine, to: Machine, forMs: number): Promise<number> {
+  const at = { ip: to.ip, port: TCP_PORT };
+  ends.shared.reset();
+  const [received] = await ends.flow(to, { op: 'tcpReceive', at }, from, { op: 'tcpSend', to: at, forMs });
+  if (received.corruptAt !== null) throw new BenchError(`TCP: corrupt after ${received.corruptAt} bytes`);
+  return (received.bytes * 8) / received.seconds / 1e9;
+}
 
-/** The sockets' ends of one network. */
-class Traffic {
-  readonly #network: Network;
-  readonly #shared = new Shared();
-  readonly #ends = new Map<Side, TrafficEnd>();
-
-  constructor(network: Network) {
-    this.#network = network;
-  }
-
-  async start(): Promise<void> {
-    for (const side of ['guest', 'host'] as const) {
-      const path = `/proc/self/fd/${this.#network[side].netns.fd}`;
-      this.#ends.set(side, await TrafficEnd.start(side, path, this.#shared));
-    }
-  }
-
-  /** Gbit/s. */
-  async tcp(from: Side, to: Side, forMs: number): Promise<number> {
-    const at = { ip: this.#network[to].ip, port: TCP_PORT };
-    const [received] = await this.#flow(to, { op: 'tcpReceive', at }, from, { op: 'tcpSend', to: at, forMs });
-    if (received.corruptAt !== null) throw new BenchError(`TCP: corrupt after ${received.corruptAt} bytes`);
-    return (received.bytes * 8) / received.seconds / 1e9;
-  }
-
-  /** Thousand datagrams a second, guest to host. */
-  async udp(forMs: number): Promise<number> {
-    const at = { ip: this.#network.host.ip, port: UDP_PORT };
-    const [received, sent] = await this.#flow('host', { op: 'udpReceive', at }, 'guest', {
-      op: 'udpSend',
-      to: at,
-      forMs,
-    });
-    return received.received / sent.seconds / 1e3;
-  }
-
-  async close(): Promise<void> {
-    this.#shared.raise(STOP);
-    for (const end of this.#ends.values()) await end.close();
-  }
-
-  async #flow<R extends Work, S extends Work>(
-    to: Side,
-    receive: R,
-    from: Side,
-    send: S,
-  ): Promise<[Results[R['op']], Results[S['op']]]> {
-    this.#shared.reset();
-    const receiving = this.#ends.get(to)!.work(receive);
-    await receiving.ready;
-    const sending = this.#ends.get(from)!.work(send);
-    return Promise.all([receiving.result, sending.result.finally(() => this.#shared.raise(OVER))]);
-  }
+/** Small datagrams, thousands a second. */
+async function udp(ends: TrafficEnds, from: Machine, to: Machine, forMs: number): Promise<number> {
+  const at = { ip: to.ip, port: UDP_PORT };
+  ends.shared.reset();
+  const [received, sent] = await ends.flow(to, { op: 'udpReceive', at }, from, {
+    op: 'udpSend',
+    to: at,
+    forMs,
+  });
+  return received.received / sent.seconds / 1e3;
 }

@@ -9,19 +9,21 @@ import { loadObject } from '../ebpf/elf.js';
 import { compile, instantiate } from '../ebpf/jit/index.js';
 import { decodeProgram } from '../ebpf/program.js';
 import { STACK_BYTES } from '../ebpf/sandbox.js';
+import { DriverQueues, type OwnQueue } from '../guest/bpfhv/contract.js';
 import { BPFHV_HELPERS, helperImplementations } from '../guest/bpfhv/helpers.js';
-import { PROGRAMS } from '../guest/bpfhv/registers.js';
+import { PROGRAMS, type ProgramSection, programNumber } from '../guest/bpfhv/registers.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { Arena } from '../memory/arena.js';
 import { GuestMemory } from '../memory/guest-memory.js';
 import { WINDOW_PAGES, Window } from '../memory/window.js';
+import { Queue } from '../nic/queue.js';
 import { Batch } from '../ring/batch.js';
 import { loadDatapath } from '../ring/datapath.js';
+import { frameLimits } from '../ring/features.js';
 import type { DeviceType } from '../ring/ring.js';
 import { type BenchResult, median, result } from './result.js';
 
 const NUM = 256;
-const STRIDE = 2048;
 const WARM_UP_TURNS = 2000;
 const TURNS = 100;
 const ROUNDS = 15;
@@ -38,44 +40,22 @@ export function measureParts(device: DeviceType, direction: 'tx' | 'rx', length:
   const { calls } = datapath;
   const ring = device.ring(datapath);
   const contextSize = ring.contextSize(NUM);
-  const context = ram.allocate(contextSize);
-  const buffers = ram.allocate(NUM * STRIDE);
   const table = new GuestMemory(window, arena).build([
     { guestPhysicalAddress: ram.guestPhysicalAddress, size: BigInt(ram.size), mmapOffset: 0n, fd: ram.fd },
   ]);
-  const set = (base: number, fields: readonly (readonly [number, number])[]) => {
-    for (const [field, value] of fields) window.words[(base + field) >>> 2] = value;
-  };
-
-  const deviceContext = table.pin(ram.toGuest(context), contextSize, 8);
-  const queue = arena.allocate(L.QUEUE_SIZE);
-  set(queue, [
-    [L.QUEUE_CONTEXT, deviceContext],
-    [L.QUEUE_RING, deviceContext + L.CTX_OPAQUE],
-    [L.QUEUE_NUM, NUM],
-    [L.QUEUE_REGIONS, table.address],
-    [L.QUEUE_MAX_FRAME, device.maxFrame],
-  ]);
-  ring.initialise(queue, direction === 'rx');
-
-  const driver = arena.allocate(L.DRIVER_SIZE);
-  const lists = arena.allocate(NUM * 5);
-  const number = (section: string) => PROGRAMS.find(program => program.section === section)!.number;
-  set(driver, [
-    [L.DRIVER_CONTEXT, context],
-    [L.DRIVER_NUM, NUM],
-    [L.DRIVER_PUBLISH, number(`${direction}p`)],
-    [L.DRIVER_COMPLETE, number(`${direction}c`)],
-    [L.DRIVER_ARM, number(`${direction}i`)],
-    [L.DRIVER_RECLAIM, number(`${direction}r`)],
-    [L.DRIVER_BUFFERS, buffers],
-    [L.DRIVER_STRIDE, STRIDE],
-    [L.DRIVER_ROOM, 1518],
-    [L.DRIVER_FRAME_BUFFERS, 1],
-    [L.DRIVER_FREE, lists],
-    [L.DRIVER_OWNER, lists + NUM * 4],
-  ]);
-  window.longs[(driver + L.DRIVER_BUFFERS_GPA) / 8] = ram.toGuest(buffers);
+  const own = new DriverQueues(
+    {
+      ...{ numRxQueues: 1, numTxQueues: 1, numRxBufs: NUM, numTxBufs: NUM, features: 0n },
+      ...{ rxContextSize: contextSize, txContextSize: contextSize, mac: new Uint8Array(6) },
+    },
+    { transport: { ram, doorbell: () => -1, interrupt: () => -1 }, arena, window },
+  ).all.find(side => side.direction === direction)!;
+  const { address: driver, context } = own;
+  const hostQueue = new Queue({ window, arena }, { index: own.index, direction, num: NUM, contextSize });
+  const { maxFrame, offloads } = frameLimits(device, 0n, direction);
+  hostQueue.setFrames(maxFrame, offloads);
+  hostQueue.setContext(ram.toGuest(context), table, ring);
+  const { address: queue } = hostQueue;
   const { programs } = loadObject(readFileSync(device.programs));
   const stackBase = arena.allocate(STACK_BYTES);
   const helpers = helperImplementations(calls, () => {});
@@ -126,7 +106,8 @@ export function measureParts(device: DeviceType, direction: 'tx' | 'rx', length:
 
   /** The same calls of programs, without a driver around them; a helper that they call does nothing. */
   function programsAlone(): void {
-    const call = (section: string, n: number) => calls.call_many(number(section) + ALONE, BigInt(context), n);
+    const call = (section: ProgramSection, n: number) =>
+      calls.call_many(programNumber(section) + ALONE, BigInt(context), n);
     const start = performance.now();
     if (direction === 'tx') call('txp', L.MAX_BATCH);
     else call('rxp', L.MAX_BATCH / L.CTX_MAX_BUFS);
@@ -143,8 +124,9 @@ export function measureParts(device: DeviceType, direction: 'tx' | 'rx', length:
   ring.complete(queue, deviceBatch, ring.pop(queue, deviceBatch, L.MAX_BATCH));
   calls.driver_reclaim(driver);
   ring.resume(queue);
-  prepareContext(window, context, buffers, ram);
+  prepareContext(window, own, ram);
   const alone = timeTurns(programsAlone, times);
+  hostQueue.close();
   table.close();
   ram.close();
   const name = `parts/${device.name}/${direction}/${length}`;
@@ -172,11 +154,14 @@ function timeTurns(
 }
 
 /** Fills the context as the driver does before it publishes: 64 buffers for a receive queue, of which a transmit queue takes one. */
-function prepareContext(window: Window, context: number, buffers: number, ram: GuestRam): void {
+function prepareContext(window: Window, { address, context, bufferBase }: OwnQueue, ram: GuestRam): void {
+  const [stride, room] = [L.DRIVER_STRIDE, L.DRIVER_ROOM].map(
+    field => window.words[(address + field) >>> 2]!,
+  );
   for (let i = 0; i < L.CTX_MAX_BUFS; i++) {
     const buf = context + L.CTX_BUFS + i * L.BUF_SIZE;
     window.longs[(buf + L.BUF_COOKIE) / 8] = BigInt(i);
-    window.longs[(buf + L.BUF_PADDR) / 8] = ram.toGuest(buffers + i * STRIDE);
-    window.words[(buf + L.BUF_LEN) >>> 2] = 1518;
+    window.longs[(buf + L.BUF_PADDR) / 8] = ram.toGuest(bufferBase + i * stride!);
+    window.words[(buf + L.BUF_LEN) >>> 2] = room!;
   }
 }

@@ -1,11 +1,10 @@
 /** The demo proper: real traffic between the kernels' sockets in two network namespaces. */
 import { duration, gbits, thousands } from './display.js';
-import type { Machine, Network } from './network.js';
+import type { Network } from './network.js';
 import { addLeaks, rounded } from './report.js';
 import { meter, Run, type RunOptions } from './run.js';
-import { TrafficEnd } from './traffic/end.js';
-import { OVER, RECEIVED, Shared, STOP } from './traffic/shared.js';
-import type { Work } from './traffic/worker.js';
+import { TrafficEnds } from './traffic/ends.js';
+import { RECEIVED } from './traffic/shared.js';
 
 const TCP_PORT = 5001;
 const UDP_PORT = 5002;
@@ -38,32 +37,29 @@ class Traffic {
   readonly #run: Run;
   readonly #network: Network;
   readonly #options: RunOptions;
-  readonly #shared = new Shared();
-  readonly #ends = new Map<Machine, TrafficEnd>();
+  readonly #ends: TrafficEnds;
 
   constructor(run: Run, network: Network, options: RunOptions) {
     this.#run = run;
     this.#network = network;
     this.#options = options;
+    this.#ends = new TrafficEnds(network);
   }
 
-  async start(): Promise<void> {
-    for (const machine of [this.#network.guest, this.#network.host]) {
-      const path = `/proc/self/fd/${machine.netns.fd}`;
-      this.#ends.set(machine, await TrafficEnd.start(machine.name, path, this.#shared));
-    }
+  start(): Promise<void> {
+    return this.#ends.start();
   }
 
   async ping(): Promise<void> {
     const { guest, host } = this.#network;
     const { report } = this.#options;
     const forMs = this.#ms(PING_SHARE);
-    this.#shared.reset();
+    this.#ends.shared.reset();
     const { result } = await this.#run.phase({
       title: 'ping',
       key: 'ping',
       rate: () => `${this.#amount(RECEIVED)} answered`,
-      work: () => this.#ends.get(guest)!.work({ op: 'ping', to: host.ip, forMs }).result,
+      work: () => this.#ends.of(guest).work({ op: 'ping', to: host.ip, forMs }).result,
       words: ({ rtt_us }) =>
         rtt_us ? `p50 ${duration(rtt_us.p50)}, p99 ${duration(rtt_us.p99)}` : 'no answer',
     });
@@ -78,14 +74,18 @@ class Traffic {
     const [from, to] = direction === 'guest_to_host' ? [guest, host] : [host, guest];
     const title = `TCP ${from.name} to ${to.name}`;
     const at = { ip: to.ip, port: TCP_PORT };
-    this.#shared.reset();
+    this.#ends.shared.reset();
     const live = meter(() => this.#amount(RECEIVED));
     const { result } = await this.#run.phase({
       title,
       key: `tcp_${direction}`,
       rate: () => gbits(live()),
       work: () =>
-        this.#flow(to, { op: 'tcpReceive', at }, from, { op: 'tcpSend', to: at, forMs: this.#ms(TCP_SHARE) }),
+        this.#ends.flow(to, { op: 'tcpReceive', at }, from, {
+          op: 'tcpSend',
+          to: at,
+          forMs: this.#ms(TCP_SHARE),
+        }),
       words: ([{ bytes, seconds }]) => gbits(bytes / seconds),
     });
     const [{ bytes, seconds, corruptAt }, sent] = result;
@@ -98,14 +98,14 @@ class Traffic {
     const { guest, host } = this.#network;
     const { report } = this.#options;
     const at = { ip: host.ip, port: UDP_PORT };
-    this.#shared.reset();
+    this.#ends.shared.reset();
     const live = meter(() => this.#amount(RECEIVED));
     const { result } = await this.#run.phase({
       title: 'UDP guest to host',
       key: 'udp',
       rate: () => `${thousands(live())} datagrams/s`,
       work: () =>
-        this.#flow(host, { op: 'udpReceive', at }, guest, {
+        this.#ends.flow(host, { op: 'udpReceive', at }, guest, {
           op: 'udpSend',
           to: at,
           forMs: this.#ms(UDP_SHARE),
@@ -123,19 +123,9 @@ class Traffic {
 
   /** Lets both ends finish, and go. */
   async close(): Promise<void> {
-    this.#shared.raise(STOP);
     const { report } = this.#options;
-    for (const end of this.#ends.values()) {
-      report.leaks = addLeaks(report.leaks, { fds: await end.close(), mappings: 0, buffers: 0 });
-    }
-  }
-
-  /** One end receives, the other one sends as soon as that is possible. */
-  async #flow<R extends Work, S extends Work>(to: Machine, receive: R, from: Machine, send: S) {
-    const receiving = this.#ends.get(to)!.work(receive);
-    await receiving.ready;
-    const sending = this.#ends.get(from)!.work(send);
-    return Promise.all([receiving.result, sending.result.finally(() => this.#shared.raise(OVER))]);
+    const fds = await this.#ends.close();
+    if (fds !== null) report.leaks = addLeaks(report.leaks, { fds, mappings: 0, buffers: 0 });
   }
 
   #ms(share: number): number {
@@ -143,6 +133,6 @@ class Traffic {
   }
 
   #amount(which: number): number {
-    return this.#shared.amounts[which]!;
+    return this.#ends.shared.amounts[which]!;
   }
 }

@@ -165,10 +165,6 @@ export class Nic implements NicControl {
     return features === undefined ? device.features : device.features & features;
   }
 
-  get acceptedFeatures(): bigint {
-    return this.#features;
-  }
-
   setFeatures(accepted: bigint): void {
     this.#check('setFeatures');
     if ((accepted & ~this.features()) !== 0n) {

@@ -21,7 +21,6 @@ import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
 import { BUFFER_PAIR, DriverQueues } from '../../src/guest/bpfhv/contract.js';
 import { BPFHV_HELPERS, helperImplementations } from '../../src/guest/bpfhv/helpers.js';
 import { PROGRAMS } from '../../src/guest/bpfhv/registers.js';
-import type { BpfhvTransport } from '../../src/guest/bpfhv/transport.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { eventually as tryFor } from '../../src/linux/testing.js';
 import { Arena } from '../../src/memory/arena.js';
@@ -110,7 +109,7 @@ export class Testbed {
         ...{ rxContextSize: told, txContextSize: told, mac: new Uint8Array(6) },
       },
       {
-        transport: { ram: this.ram, doorbell: () => -1, interrupt: () => -1 } as unknown as BpfhvTransport,
+        transport: { ram: this.ram, doorbell: () => -1, interrupt: () => -1 },
         arena,
         window,
       },

@@ -5,14 +5,7 @@ import type { Window } from '../../memory/window.js';
 import type { Direction } from '../../nic/control.js';
 import { FEATURE, isLarge, maskOf, offloadsOf } from '../../ring/features.js';
 import type { DriverQueue } from './commands.js';
-import {
-  ABI_VERSION,
-  LARGE_RX_BUFFER_SIZE,
-  PROGRAMS,
-  type ProgramSection,
-  REG,
-  RX_BUFFER_SIZE,
-} from './registers.js';
+import { ABI_VERSION, LARGE_RX_BUFFER_SIZE, programNumber, REG, RX_BUFFER_SIZE } from './registers.js';
 import { type BpfhvTransport, DriverError } from './transport.js';
 
 export interface Contract {
@@ -88,11 +81,19 @@ function acceptable(features: bigint): bigint {
   return (features & maskOf(SG)) !== 0n ? features : features & ~maskOf(TSOV4, TSOV6, UFO);
 }
 
-interface OwnQueue extends DriverQueue {
+/** A queue, with what only its owner on the main thread needs. */
+export interface OwnQueue extends DriverQueue {
   readonly direction: Direction;
   /** Window addresses in guest memory. */
   readonly context: number;
   readonly bufferBase: number;
+}
+
+/** What queues are made of: memory, and the device's two eventfds for each. */
+export interface QueueHost {
+  readonly transport: Pick<BpfhvTransport, 'ram' | 'doorbell' | 'interrupt'>;
+  readonly arena: Arena;
+  readonly window: Window;
 }
 
 /** All queues of a contract: contexts and buffers in guest memory, bookkeeping in the arena. `close` gives everything back. */
@@ -100,11 +101,11 @@ export class DriverQueues {
   readonly all: readonly OwnQueue[];
   /** What has been taken of guest memory and arena, and how to give it back. */
   readonly #taken: (() => void)[] = [];
-  readonly #host: { transport: BpfhvTransport; arena: Arena; window: Window };
+  readonly #host: QueueHost;
   readonly #features: bigint;
 
   /** Throws MemoryError MEMORY_FULL when guest memory or arena is too small for the contract, and leaves nothing taken. */
-  constructor(contract: Contract, host: { transport: BpfhvTransport; arena: Arena; window: Window }) {
+  constructor(contract: Contract, host: QueueHost) {
     this.#host = host;
     this.#features = contract.features;
     const { numRxQueues, numTxQueues } = contract;
@@ -129,8 +130,7 @@ export class DriverQueues {
   }
 
   /** Tells the device which of its features are wanted, and where the contexts are. */
-  async register(): Promise<void> {
-    const { transport } = this.#host;
+  async register(transport: BpfhvTransport): Promise<void> {
     await transport.write(REG.FEATURES, Number(this.#features));
     for (const { index, context } of this.all) {
       const gpa = transport.ram.toGuest(context);
@@ -159,14 +159,13 @@ export class DriverQueues {
     const bufferBase = this.#take(ram, num * stride);
     const address = this.#take(arena, L.DRIVER_SIZE);
     const lists = this.#take(arena, num * 5); // the stack of free buffers, then an owner byte for each
-    const number = (section: ProgramSection) => PROGRAMS.find(program => program.section === section)!.number;
     const fields: [number, number][] = [
       [L.DRIVER_CONTEXT, context],
       [L.DRIVER_NUM, num],
-      [L.DRIVER_PUBLISH, number(`${direction}p`)],
-      [L.DRIVER_COMPLETE, number(`${direction}c`)],
-      [L.DRIVER_ARM, number(`${direction}i`)],
-      [L.DRIVER_RECLAIM, number(`${direction}r`)],
+      [L.DRIVER_PUBLISH, programNumber(`${direction}p`)],
+      [L.DRIVER_COMPLETE, programNumber(`${direction}c`)],
+      [L.DRIVER_ARM, programNumber(`${direction}i`)],
+      [L.DRIVER_RECLAIM, programNumber(`${direction}r`)],
       [L.DRIVER_BUFFERS, bufferBase],
       [L.DRIVER_STRIDE, stride],
       [L.DRIVER_ROOM, room],

@@ -203,7 +203,7 @@ export class BpfhvDriver {
     const contract = await readContract(transport, features);
     const programs = await loadPrograms(transport, contract, this.#stack);
     this.#queues = new DriverQueues(contract, { transport, arena, window });
-    await this.#queues.register();
+    await this.#queues.register(transport);
     const { rx, tx } = this.#queues;
     await this.#thread.call({ op: 'attach', programs, rx, tx });
     netdev.setOffloads?.(offloadsOf(contract.features, 'tx'));

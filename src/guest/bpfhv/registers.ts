@@ -62,3 +62,8 @@ export type ProgramSection = (typeof PROGRAMS)[number]['section'];
 export const RX_BUFFER_SIZE = 1518;
 /** With LRO; a frame may then take several. */
 export const LARGE_RX_BUFFER_SIZE = 4096;
+
+/** The number by which a program is selected, and under which it stands in the function table. */
+export function programNumber(section: ProgramSection): number {
+  return PROGRAMS.find(program => program.section === section)!.number;
+}
