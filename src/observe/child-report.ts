@@ -1,4 +1,5 @@
 /** What `serve` and `guest` tell a program that started them: in lines of JSON, see src/cli/parent.ts. */
+import type { Blackout } from '../guest/bpfhv/commands.js';
 import type { Direction } from '../nic/control.js';
 import type { QueueStats } from '../nic/queue.js';
 import type { FlowCounters } from '../port/flow.js';
@@ -10,6 +11,8 @@ export interface ChildCounters {
   /** Of a source or sink; null: the port is another. */
   readonly flow: FlowCounters | null;
   readonly port: PortCounters;
+  /** Of a guest: the changes of contract since the last answer. */
+  readonly blackouts?: readonly Blackout[];
 }
 
 /** What a process holds when it should hold nothing. */

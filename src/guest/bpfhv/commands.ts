@@ -45,6 +45,16 @@ export interface DriverReply {
   readonly seized: number;
 }
 
+/** How long one change of contract kept packets waiting, in microseconds. */
+export interface Blackout {
+  /** From the driver's stop to its go. */
+  readonly stopped: number;
+  /** From the last packet out before to the first one out after; null: none came in time. */
+  readonly tx: number | null;
+  /** The same of packets in. */
+  readonly rx: number | null;
+}
+
 /** What the worker says unasked: a queue broke, or a program has printed. */
 export interface DriverEvent {
   /** -1: no queue broke. */
