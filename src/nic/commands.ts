@@ -29,8 +29,17 @@ export interface QueueMove {
 }
 
 export type WorkerCommand =
-  | { readonly op: 'start'; readonly direction: Direction; readonly queues: readonly QueueStart[] }
+  /** `device` is the type of ring that the queues have. */
+  | {
+      readonly op: 'start';
+      readonly device: string;
+      readonly direction: Direction;
+      readonly queues: readonly QueueStart[];
+    }
   /** With `drain`, transmit what the guest has published so far. */
   | { readonly op: 'stop'; readonly direction: Direction; readonly drain: boolean }
+  /** From now on frames go to, and come from, that port. */
+  | { readonly op: 'port'; readonly port: PortDescriptor }
+  | { readonly op: 'spin'; readonly spin: boolean }
   | { readonly op: 'irq'; readonly queue: number; readonly irq: number }
   | { readonly op: 'remap'; readonly regions: number; readonly queues: readonly QueueMove[] };

@@ -19,7 +19,7 @@ import { INBOUND, OUTBOUND, PcapWriter } from '../port/pcapng/index.js';
 import type { Port } from '../port/port.js';
 import { attachPort } from '../port/registry.js';
 import { Batch } from '../ring/batch.js';
-import { type DatapathExports, loadDatapath } from '../ring/datapath.js';
+import { type Datapath, type DatapathExports, loadDatapath } from '../ring/datapath.js';
 import { deviceType } from '../ring/registry.js';
 import type { Ring } from '../ring/ring.js';
 import type { QueueStart, WorkerCommand, WorkerData } from './commands.js';
@@ -40,11 +40,13 @@ interface Queue {
 class DeviceLoop implements Loop<WorkerCommand, number> {
   readonly pollEntries = 1 + MAX_QUEUES;
   readonly pauseMicroseconds: number;
-  readonly spin: boolean;
+  spin: boolean;
   readonly #window: Window;
+  readonly #datapath: Datapath;
   readonly #calls: DatapathExports;
-  readonly #ring: Ring;
-  readonly #port: Port;
+  #device: string;
+  #ring: Ring;
+  #port: Port;
   readonly #txBatch: Batch;
   readonly #rxBatch: Batch;
   readonly #capture: PcapWriter | null;
@@ -62,7 +64,9 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   constructor({ window, data, emit }: LoopStart<WorkerData>) {
     const datapath = loadDatapath(window);
     this.#window = window;
+    this.#datapath = datapath;
     this.#calls = datapath.calls;
+    this.#device = data.device;
     this.#ring = deviceType(data.device)!.ring(datapath);
     this.#port = attachPort(data.port, { window, calls: datapath.calls });
     this.#txBatch = new Batch(window, data.txBatch);
@@ -126,7 +130,15 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   handle(command: WorkerCommand): number {
     switch (command.op) {
       case 'start':
+        this.#setDevice(command.device);
         this.#start(command.direction, command.queues);
+        break;
+      case 'port':
+        this.#port = attachPort(command.port, { window: this.#window, calls: this.#calls });
+        this.#askAgain();
+        break;
+      case 'spin':
+        this.spin = command.spin;
         break;
       case 'stop':
         return this.#stop(command.direction, command.drain);
@@ -147,6 +159,13 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
         break;
     }
     return 0;
+  }
+
+  /** The rings have this format from now on; none is in use. */
+  #setDevice(device: string): void {
+    if (device === this.#device) return;
+    this.#ring = deviceType(device)!.ring(this.#datapath);
+    this.#device = device;
   }
 
   #start(direction: 'rx' | 'tx', starts: readonly QueueStart[]): void {

@@ -4,10 +4,8 @@
  * What is allowed when is the table below. "Running" means that at least one direction is enabled; a NIC that stops keeps its contexts, so a
  * guest may start again on the same ones.
  */
-import { readFileSync } from 'node:fs';
 import { EventFd } from '../linux/eventfd.js';
-import { type OwnedFd, reopenFd } from '../linux/fd.js';
-import { memfdOf } from '../linux/memfd.js';
+import type { OwnedFd } from '../linux/fd.js';
 import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import { MemoryError, type Window } from '../memory/window.js';
@@ -15,9 +13,10 @@ import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
 import { Batch } from '../ring/batch.js';
 import { loadDatapath } from '../ring/datapath.js';
-import { frameLimits, offloadsOf } from '../ring/features.js';
-import type { DeviceType, Ring } from '../ring/ring.js';
+import { offloadsOf } from '../ring/features.js';
+import type { DeviceType } from '../ring/ring.js';
 import type { QueueMove, WorkerCommand, WorkerData } from './commands.js';
+import type { ContextSizes, Contract } from './contract.js';
 import {
   type Direction,
   type MemoryRegionSpec,
@@ -25,11 +24,13 @@ import {
   NicError,
   type NicParameters,
 } from './control.js';
-import { checkParameters, MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
-import { Queue, type QueueStats } from './queue.js';
+import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
+import type { Queue, QueueStats } from './queue.js';
+import { Signals } from './signals.js';
 import { LoopThread } from './thread.js';
+import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
 
-/** Which requests are answered with an error while a direction is enabled. */
+/** Which requests are answered with an error while a direction is enabled. What prepares an announced contract goes there, and is allowed. */
 const WHILE_RUNNING = {
   setFeatures: false,
   setParameters: false,
@@ -64,20 +65,17 @@ export interface NicStats {
 
 export class Nic implements NicControl {
   readonly #options: NicOptions;
-  readonly #limits: NicLimits;
+  readonly #contracts: Contracts;
   readonly #memory: GuestMemory;
-  readonly #ring: Ring;
-  readonly #programs: OwnedFd;
-  /** What was given for `programs` last. */
-  #handedOut: OwnedFd | null = null;
   readonly #thread: LoopThread<WorkerCommand, number>;
   readonly #batches: readonly [Batch, Batch];
   readonly #capture: OwnedFd | null;
   readonly #enabled = { rx: false, tx: false };
+  #port: PortHandle;
+  #spin: boolean;
   #table: RegionTable | null = null;
-  #queues: Queue[] = [];
+  #signals: Signals[] = [];
   #upgrade: EventFd | null = null;
-  #features = 0n;
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
   #failure: Error | null = null;
@@ -87,19 +85,34 @@ export class Nic implements NicControl {
   private constructor(
     options: NicOptions,
     thread: LoopThread<WorkerCommand, number>,
-    programs: OwnedFd,
     batches: readonly [Batch, Batch],
     capture: OwnedFd | null,
   ) {
     this.#options = options;
-    this.#limits = { queuePairs: MAX_QUEUE_PAIRS, bufs: MAX_BUFS, ...options.limits };
     this.#memory = new GuestMemory(options.window, options.arena, {
       requireSealed: options.requireSealed ?? false,
       note: message => this.#log('warn', message),
     });
-    this.#ring = options.device.ring(loadDatapath(options.window));
+    const nic = this;
+    this.#contracts = new Contracts(
+      {
+        window: options.window,
+        arena: options.arena,
+        datapath: loadDatapath(options.window),
+        limits: { queuePairs: MAX_QUEUE_PAIRS, bufs: MAX_BUFS, ...options.limits },
+        get running() {
+          return nic.running;
+        },
+        signal: () => this.#upgrade?.signal(),
+        change: wish => this.#change(wish),
+        log: (level, message) => this.#log(level, message),
+      },
+      options.device,
+      options.features,
+    );
+    this.#port = options.port;
+    this.#spin = options.spin ?? false;
     this.#thread = thread;
-    this.#programs = programs;
     this.#batches = batches;
     this.#capture = capture;
     thread.onEvent = message => this.#log('warn', message as string);
@@ -115,7 +128,6 @@ export class Nic implements NicControl {
     const { window, arena, device, port } = options;
     const capture =
       options.capture === undefined ? null : createCapture(options.capture, port.descriptor.name);
-    const programs = memfdOf(`${device.name} programs`, readFileSync(device.programs));
     const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)] as const;
     const data: WorkerData = {
       device: device.name,
@@ -134,9 +146,8 @@ export class Nic implements NicControl {
         data,
         name: 'nic',
       });
-      return new Nic(options, thread, programs, batches, capture);
+      return new Nic(options, thread, batches, capture);
     } catch (error) {
-      programs.close();
       capture?.close();
       for (const batch of batches) arena.free(batch.address);
       throw error;
@@ -155,73 +166,61 @@ export class Nic implements NicControl {
     return this.#enabled.tx;
   }
 
-  /** Counters of all queues since they were set up. */
+  /** The device type of the present contract. */
+  get device(): DeviceType {
+    return this.#contract.device;
+  }
+
+  get port(): PortHandle {
+    return this.#port;
+  }
+
+  get spin(): boolean {
+    return this.#spin;
+  }
+
+  /** Feature bits that the guest has accepted. */
+  get agreed(): bigint {
+    return this.#contract.agreed;
+  }
+
+  /** Counters of all queues since they were set up, upgrades included. */
   stats(): NicStats {
-    return { queues: this.#queues.map(({ index, direction, stats }) => ({ index, direction, ...stats })) };
+    const { queues } = this.#contract;
+    return { queues: queues.map(({ index, direction, stats }) => ({ index, direction, ...stats })) };
+  }
+
+  /**
+   * Changes the contract, the port, or how the worker waits, under a running guest (picture in upgrade.ts). Resolves when that is done.
+   * Throws NicError: NIC_UPGRADE_BUSY, another upgrade is under way; NIC_UPGRADE_DECLINED, the guest can't take the contract;
+   * NIC_UPGRADE_TIMEOUT, it has not done so in time. In all cases the old contract goes on.
+   */
+  upgrade(wish: UpgradeWish): Promise<UpgradeReport> {
+    return this.#contracts.upgrade(wish, this.#options.features);
   }
 
   features(): bigint {
-    const { device, features } = this.#options;
-    return features === undefined ? device.features : device.features & features;
+    return this.#contracts.look().features;
   }
 
   setFeatures(accepted: bigint): void {
-    this.#check('setFeatures');
-    if ((accepted & ~this.features()) !== 0n) {
-      throw new NicError('NIC_FEATURES', `features 0x${accepted.toString(16)} are not all offered`);
-    }
-    this.#agree(accepted);
+    const contract = this.#contracts.looked;
+    if (this.#contracts.chosen === this.#contract) this.#check('setFeatures');
+    contract.agree(accepted);
+    if (contract === this.#contract) this.#setPortOffloads();
   }
 
-  /** What frames may be from now on, of this side of the rings and of the other: the port hands the guest no more than it takes. */
-  #agree(features: bigint): void {
-    this.#options.port.setOffloads?.(offloadsOf(features, 'rx'));
-    this.#features = features;
-    for (const queue of this.#queues) this.#setFrames(queue);
-  }
-
-  #setFrames(queue: Queue): void {
-    const { maxFrame, offloads } = frameLimits(this.#options.device, this.#features, queue.direction);
-    queue.setFrames(maxFrame, offloads);
-  }
-
-  setParameters(parameters: NicParameters): { rxContextSize: number; txContextSize: number } {
+  setParameters(parameters: NicParameters): ContextSizes {
+    const contract = this.#contracts.look();
+    if (contract !== this.#contract) return contract.prepare(parameters);
     this.#check('setParameters');
-    const { numRxQueues, numTxQueues, numRxBufs, numTxBufs } = parameters;
-    const mostBufs = this.#options.device.maxBufs ?? MAX_BUFS;
-    checkParameters(parameters, { ...this.#limits, bufs: Math.min(this.#limits.bufs, mostBufs) });
-    const sizes = {
-      rxContextSize: this.#ring.contextSize(numRxBufs),
-      txContextSize: this.#ring.contextSize(numTxBufs),
-    };
-    const queues: Queue[] = [];
-    try {
-      for (let index = 0; index < numRxQueues + numTxQueues; index++) {
-        const receives = index < numRxQueues;
-        const shape = {
-          index,
-          direction: receives ? 'rx' : 'tx',
-          num: receives ? numRxBufs : numTxBufs,
-          contextSize: receives ? sizes.rxContextSize : sizes.txContextSize,
-        } as const;
-        const queue = new Queue(this.#options, shape);
-        queues.push(queue);
-        this.#setFrames(queue);
-      }
-    } catch (error) {
-      for (const queue of queues) queue.close();
-      throw error;
-    }
-    for (const queue of this.#queues) queue.close();
-    this.#queues = queues;
+    const sizes = contract.prepare(parameters);
+    this.#makeSignals(contract);
     return sizes;
   }
 
   programs(): OwnedFd {
-    // Whoever gets it may read it on from where the one before has stopped: so each gets a position of its own.
-    this.#handedOut?.close();
-    this.#handedOut = reopenFd(this.#programs.fd, this.#programs.name);
-    return this.#handedOut;
+    return this.#contracts.read().programs();
   }
 
   async setMemoryTable(specs: readonly MemoryRegionSpec[]): Promise<void> {
@@ -239,64 +238,75 @@ export class Nic implements NicControl {
   }
 
   async setQueueContext(index: number, gpa: bigint): Promise<void> {
-    this.#check('setQueueContext');
-    const queue = this.#queue(index);
+    const { chosen, next } = this.#contracts;
+    if (chosen === this.#contract) this.#check('setQueueContext');
+    const queue = chosen.queues[index] ?? this.#noQueue(index);
     if (gpa === 0n) {
       queue.dropContext();
       return;
     }
     if (!this.#table) throw new NicError('NIC_NO_MEMORY', `queue ${index}: a context, but no memory table`);
-    queue.setContext(gpa, this.#table, this.#ring);
+    // Sizes of an announced contract were asked for, but not its programs: the present one needs what the guest may not have set aside.
+    const told = this.#contracts.looked === next ? next?.queues[index]?.contextSize : undefined;
+    if (told !== undefined && told < queue.contextSize) {
+      throw new NicError(
+        'NIC_CONTEXT',
+        `queue ${index}: the programs that go with the size were not asked for`,
+      );
+    }
+    queue.setContext(gpa, this.#table, chosen.ring);
   }
 
   async setQueueKick(index: number, fd: OwnedFd | null): Promise<void> {
     try {
       this.#check('setQueueKick');
-      this.#queue(index);
+      this.#signalsOf(index);
     } catch (error) {
       fd?.close();
       throw error;
     }
-    this.#queue(index).setKick(fd);
+    this.#signalsOf(index).setKick(fd);
   }
 
   async setQueueIrq(index: number, fd: OwnedFd | null): Promise<void> {
-    const queue = this.#queues[index];
-    if (!queue) {
+    const signals = this.#signals[index];
+    if (!signals) {
       fd?.close();
-      throw this.#noQueue(index);
+      this.#noQueue(index);
     }
-    const former = queue.setIrq(fd);
-    if (this.running) await this.#thread.call({ op: 'irq', queue: queue.address, irq: queue.irqFd });
+    const former = signals!.setIrq(fd);
+    const queue = this.#contract.queues[index];
+    if (this.running && queue)
+      await this.#thread.call({ op: 'irq', queue: queue.address, irq: signals!.irqFd });
     former?.close();
   }
 
+  /** A hypervisor that sends it again while the NIC runs says that its guest can't take, or goes on with, the new contract. */
   setUpgrade(fd: OwnedFd): void {
-    const next = EventFd.adopt(fd);
+    const eventfd = EventFd.adopt(fd);
     this.#upgrade?.close();
-    this.#upgrade = next;
+    this.#upgrade = eventfd;
+    if (this.running) this.#contracts.refused();
   }
 
   async enable(direction: Direction): Promise<void> {
     if (this.#enabled[direction]) return;
     if (this.#failure) throw this.#failure;
-    const lacking = this.#queues.filter(queue => !queue.complete).map(queue => queue.index);
-    if (this.#queues.length === 0 || lacking.length > 0) {
-      const which = lacking.length > 0 ? `queue ${lacking.join(', ')}` : 'every queue';
-      throw new NicError(
-        'NIC_INCOMPLETE',
-        `can't enable ${direction}: ${which} lacks context, kick or interrupt`,
-      );
-    }
-    const queues = this.#queues.filter(queue => queue.direction === direction);
+    if (!this.running && this.#contracts.due) await this.#swap(this.#contracts.due);
+    this.#checkComplete(this.#contract, `enable ${direction}`);
+    const queues = this.#contract.queues.filter(queue => queue.direction === direction);
     if (this.#resume[direction]) {
       this.#resume[direction] = false;
       for (const queue of queues) {
-        if (!this.#ring.resume(queue.address))
+        if (!this.#contract.ring.resume(queue.address))
           this.#log('warn', `queue ${queue.index}: indices make no sense, it stands still`);
       }
     }
-    await this.#thread.call({ op: 'start', direction, queues: queues.map(queue => queue.start()) });
+    const starts = queues.map(({ index, address }) => {
+      const { kickFd, irqFd } = this.#signalsOf(index);
+      return { queue: address, kick: kickFd, irq: irqFd };
+    });
+    await this.#thread.call({ op: 'start', device: this.#contract.device.name, direction, queues: starts });
     this.#enabled[direction] = true;
     this.#log('info', `${direction} enabled`);
   }
@@ -308,11 +318,11 @@ export class Nic implements NicControl {
   async disconnect(): Promise<void> {
     await this.#stop('tx', false);
     await this.#stop('rx', false);
-    for (const queue of this.#queues) queue.close();
-    this.#queues = [];
+    await this.#contracts.left();
+    this.#makeSignals(this.#contract);
     this.#upgrade?.close();
     this.#upgrade = null;
-    this.#agree(0n);
+    this.#setPortOffloads();
     this.#table?.close();
     this.#table = null;
   }
@@ -322,10 +332,61 @@ export class Nic implements NicControl {
     await this.#stop('tx', true);
     await this.disconnect();
     await this.#thread.stop();
-    this.#programs.close();
-    this.#handedOut?.close();
+    this.#contracts.close();
     this.#capture?.close();
     for (const batch of this.#batches) this.#options.arena.free(batch.address);
+  }
+
+  get #contract(): Contract {
+    return this.#contracts.present;
+  }
+
+  /** The guest starts with the contract that was announced to it; nothing runs. */
+  async #swap(due: Contract): Promise<void> {
+    this.#makeSignals(due);
+    this.#checkComplete(due, 'change the contract');
+    await this.#contracts.swap();
+    this.#setPortOffloads();
+    this.#resume.rx = false;
+    this.#resume.tx = false;
+  }
+
+  /** The port hands the guest no more than it takes. */
+  #setPortOffloads(): void {
+    this.#port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
+  }
+
+  /** Port and way of waiting, between two turns of the worker. */
+  async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
+    if (spin !== undefined) {
+      await this.#thread.call({ op: 'spin', spin });
+      this.#spin = spin;
+    }
+    if (port) {
+      port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
+      await this.#thread.call({ op: 'port', port: port.descriptor });
+      this.#port = port;
+    }
+  }
+
+  /** As many pairs of eventfds as the contract has queues; at an upgrade those that there are stay, if they are as many. */
+  #makeSignals({ parameters, queues }: Contract): void {
+    const former = this.#contract.parameters;
+    const upgrades = parameters !== former;
+    if (upgrades && former?.numRxQueues === parameters?.numRxQueues && queues.length === this.#signals.length)
+      return;
+    for (const signals of this.#signals) signals.close();
+    this.#signals = queues.map(() => new Signals());
+  }
+
+  #checkComplete({ queues }: Contract, what: string): void {
+    const lacking = queues.filter(
+      ({ index, contextGpa }) => contextGpa === null || !this.#signals[index]!.complete,
+    );
+    if (queues.length > 0 && lacking.length === 0) return;
+    const which =
+      lacking.length > 0 ? `queue ${lacking.map(({ index }) => index).join(', ')}` : 'every queue';
+    throw new NicError('NIC_INCOMPLETE', `can't ${what}: ${which} lacks context, kick or interrupt`);
   }
 
   async #stop(direction: Direction, drain: boolean): Promise<void> {
@@ -343,26 +404,28 @@ export class Nic implements NicControl {
 
   /** Everything that stands in the old table is found in the new one, or nothing changes. */
   async #moveTo(next: RegionTable): Promise<void> {
-    const placed: Queue[] = [];
-    const moves: QueueMove[] = [];
+    const queues = [...this.#contract.queues, ...(this.#contracts.next?.queues ?? [])];
+    const placed = new Map<Queue, number>();
     try {
-      for (const queue of this.#queues) {
+      for (const queue of queues) {
         if (queue.contextGpa === null) continue;
         const context = this.#locate(queue, next);
-        if (context === null) continue;
-        placed.push(queue);
-        moves.push({ queue: queue.address, context });
+        if (context !== null) placed.set(queue, context);
+      }
+      const moves: QueueMove[] = [];
+      for (const [queue, context] of placed) {
+        if (this.#inUse(queue)) moves.push({ queue: queue.address, context });
       }
       if (this.running) await this.#thread.call({ op: 'remap', regions: next.address, queues: moves });
     } catch (error) {
-      for (const queue of placed) next.unpin(queue.contextGpa!, queue.contextSize);
+      for (const queue of placed.keys()) next.unpin(queue.contextGpa!, queue.contextSize);
       throw error;
     }
-    for (const queue of this.#queues) {
-      const i = placed.indexOf(queue);
-      if (i < 0) queue.dropContext();
+    for (const queue of queues) {
+      const context = placed.get(queue);
+      if (context === undefined) queue.dropContext();
       else {
-        if (!this.running) queue.place(next, moves[i]!.context);
+        if (!this.#inUse(queue)) queue.place(next, context);
         queue.follow(next);
       }
     }
@@ -370,12 +433,18 @@ export class Nic implements NicControl {
     this.#table = next;
   }
 
+  /** A worker may look at it. */
+  #inUse(queue: Queue): boolean {
+    return this.running && this.#contract.queues.includes(queue);
+  }
+
   /** Where the queue's context is in that table. A guest that has rebooted leaves contexts behind that are in no memory any more: null, unless they are in use. */
   #locate(queue: Queue, next: RegionTable): number | null {
     try {
       return queue.locate(queue.contextGpa!, next);
     } catch (error) {
-      if (this.running || !(error instanceof MemoryError) || error.code !== 'MEMORY_ADDRESS') throw error;
+      if (this.#inUse(queue) || !(error instanceof MemoryError) || error.code !== 'MEMORY_ADDRESS')
+        throw error;
       this.#log('warn', `queue ${queue.index} loses its context: ${error.message}`);
       return null;
     }
@@ -387,14 +456,12 @@ export class Nic implements NicControl {
     }
   }
 
-  #queue(index: number): Queue {
-    const queue = this.#queues[index];
-    if (!queue) throw this.#noQueue(index);
-    return queue;
+  #signalsOf(index: number): Signals {
+    return this.#signals[index] ?? this.#noQueue(index);
   }
 
-  #noQueue(index: number): NicError {
-    return new NicError('NIC_QUEUE', `queue ${index}: there are ${this.#queues.length}`);
+  #noQueue(index: number): never {
+    throw new NicError('NIC_QUEUE', `queue ${index}: there are ${this.#signals.length}`);
   }
 
   #log(level: 'info' | 'warn' | 'error', message: string): void {

@@ -1,12 +1,9 @@
-/** One queue of a NIC as the main thread keeps it: its structure in the arena, its context in guest memory, its two eventfds. */
+/** One queue of a contract as the main thread keeps it: its structure in the arena, its context in guest memory. */
 import * as L from '../../datapath/layout.js';
-import { EventFd } from '../linux/eventfd.js';
-import type { OwnedFd } from '../linux/fd.js';
 import type { Arena } from '../memory/arena.js';
 import type { RegionTable } from '../memory/guest-memory.js';
 import type { Window } from '../memory/window.js';
 import type { Ring } from '../ring/ring.js';
-import type { QueueStart } from './commands.js';
 import type { Direction } from './control.js';
 
 /** Counters of a queue, since it was made. */
@@ -47,8 +44,6 @@ export class Queue {
   readonly #window: Window;
   readonly #arena: Arena;
   #context: { readonly gpa: bigint; readonly table: RegionTable } | null = null;
-  #kick: EventFd | null = null;
-  #irq: EventFd | null = null;
 
   constructor(
     host: { window: Window; arena: Arena },
@@ -77,11 +72,6 @@ export class Queue {
   /** Guest physical address of the context; null: none. */
   get contextGpa(): bigint | null {
     return this.#context?.gpa ?? null;
-  }
-
-  /** All that processing needs is there. */
-  get complete(): boolean {
-    return this.#context !== null && this.#kick !== null && this.#irq !== null;
   }
 
   get stats(): QueueStats {
@@ -128,41 +118,14 @@ export class Queue {
     this.#set(L.QUEUE_RING, context + L.CTX_OPAQUE);
   }
 
-  /** Replaces an eventfd, takes `fd` over and closes the former one. Throws LinuxError when it is no eventfd. */
-  setKick(fd: OwnedFd | null): void {
-    const next = fd && EventFd.adopt(fd);
-    this.#kick?.close();
-    this.#kick = next;
-  }
-
-  /** As `setKick`; the former one is returned, open, since a worker may still use it. */
-  setIrq(fd: OwnedFd | null): EventFd | null {
-    const next = fd && EventFd.adopt(fd);
-    const former = this.#irq;
-    this.#irq = next;
-    return former;
-  }
-
-  get irqFd(): number {
-    return this.#irq?.fd ?? -1;
-  }
-
-  /** What a worker needs; the queue is complete. */
-  start(): QueueStart {
-    return { queue: this.address, kick: this.#kick!.fd, irq: this.#irq!.fd };
-  }
-
-  /** Forgets context and eventfds. */
-  clear(): void {
-    this.dropContext();
-    this.#kick?.close();
-    this.#irq?.close();
-    this.#kick = null;
-    this.#irq = null;
+  /** Goes on counting where `former` has stopped. For queues that no worker runs. */
+  inherit(former: Queue): void {
+    const from = (former.address + L.QUEUE_STATS) / 8;
+    this.#window.longs.copyWithin((this.address + L.QUEUE_STATS) / 8, from, from + L.STATS_SIZE / 8);
   }
 
   close(): void {
-    this.clear();
+    this.dropContext();
     this.#arena.free(this.address);
   }
 
