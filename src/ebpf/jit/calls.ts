@@ -73,6 +73,7 @@ function checkArgument(e: Emitter, spec: HelperSpec, index: number, pc: Pc, stat
   counts.guards++;
   emitCheck(
     e,
+    e.plan.checkFunction,
     () => e.pushRegister(register),
     () => (typeof size === 'number' ? e.i64(size) : e.pushRegister(1 + size.arg)),
     pc,

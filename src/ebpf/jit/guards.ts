@@ -5,6 +5,7 @@
  *   register - context  >u  contextSize - bytes - offset      one subtraction, one comparison, seldom true
  *     if → check(address, context, bytes, pc)                 the stack and extra regions; faults when in none
  * ```
+ * Guards that are confined to the context call a check that knows no other region.
  * Addresses are 64 bits wide when they are checked; what passed lies in memory, so its low 32 bits are the address.
  */
 import { MAX_CALL_DEPTH, STACK_SIZE } from '../isa.js';
@@ -77,13 +78,19 @@ export function pushAddress(e: Emitter, operand: Operand): Located {
   return { base: 'register', offset: 0 };
 }
 
-/** Calls the check of all regions. `pushSize` pushes an i64. */
-export function emitCheck(e: Emitter, pushAddressWide: () => void, pushSize: () => void, pc: Pc): void {
+/** Calls one of the plan's checks. `pushSize` pushes an i64. */
+export function emitCheck(
+  e: Emitter,
+  checkFunction: number,
+  pushAddressWide: () => void,
+  pushSize: () => void,
+  pc: Pc,
+): void {
   pushAddressWide();
   e.get(e.context);
   pushSize();
   e.pushPc(pc);
-  e.call(e.plan.checkFunction);
+  e.call(checkFunction);
 }
 
 function pushBase(e: Emitter, base: Located['base']): void {
@@ -95,15 +102,14 @@ function pushBase(e: Emitter, base: Located['base']): void {
 function guard(e: Emitter, operand: Operand): void {
   const { options } = e.plan;
   const { register, off, bytes, provenance } = operand;
-  const stackFirst = provenance.origin === 'stack' || provenance.origin === 'frame';
+  const { confined = false } = options;
+  // Provenance says only what to try first: a sum may look like a pointer to the stack and be one to the context.
+  const stackFirst = !confined && (provenance.origin === 'stack' || provenance.origin === 'frame');
   const size = stackFirst ? STACK_BYTES : options.contextSize;
-  const check = () =>
-    emitCheck(
-      e,
-      () => pushSum(e, register, off),
-      () => e.i64(bytes),
-      operand.pc,
-    );
+  const check = () => {
+    const pushAddressWide = () => pushSum(e, register, off);
+    emitCheck(e, e.plan.accessFunction, pushAddressWide, () => e.i64(bytes), operand.pc);
+  };
   if (size < bytes) {
     check();
     return;

@@ -66,11 +66,14 @@ export function compileModule(program: Program, options: JitOptions): CompiledBy
 
   const usesCallx = program.insns.some(insn => insn.opcode === CALLX_OPCODE);
   const main = builder.declareFunction(MAIN_PARAMS, MAIN_RESULTS);
+  const checkFunction = builder.declareFunction(CHECK_PARAMS, []);
+  const accessFunction = options.confined ? builder.declareFunction(CHECK_PARAMS, []) : checkFunction;
   const plan: ModulePlan = {
     options,
     faultNumber,
     faultFunction: builder.declareFunction(FAULT_PARAMS, []),
-    checkFunction: builder.declareFunction(CHECK_PARAMS, []),
+    checkFunction,
+    accessFunction,
     callxFunction: usesCallx ? builder.declareFunction(CALLX_PARAMS, CALLX_RESULTS) : null,
     helperFunctions,
     callees: new Map(
@@ -87,7 +90,8 @@ export function compileModule(program: Program, options: JitOptions): CompiledBy
 
   builder.defineFunction(main, compileMain(plan, graphs[0]!, states[0]!));
   builder.defineFunction(plan.faultFunction, faultBody(plan, faultGlobals));
-  builder.defineFunction(plan.checkFunction, checkBody(plan));
+  builder.defineFunction(checkFunction, checkBody(plan, 'all'));
+  if (options.confined) builder.defineFunction(accessFunction, checkBody(plan, 'context'));
   if (plan.callxFunction !== null) builder.defineFunction(plan.callxFunction, callxBody(plan));
   [...plan.callees.values()].forEach((callee, index) => {
     const body = compileLocal(plan, callee.graph, states[index + 1]!, callee.interface);

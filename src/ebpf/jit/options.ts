@@ -13,6 +13,11 @@ export interface JitOptions {
   readonly extra?: readonly { readonly base: number; readonly size: number }[];
   /** Slots of loads, stores and atomics that are proved to stay inside: they get no bounds guard. */
   readonly unguarded?: ReadonlySet<number>;
+  /**
+   * The guards of loads, stores and atomics let nothing pass but the context: for programs that were verified with `guarded: 'context'`, of
+   * which only such accesses keep a guard. Arguments of helpers may lie in any region all the same.
+   */
+  readonly confined?: boolean;
   readonly sharedMemory: boolean;
   /** Limits of the imported memory in pages of 64 KiB: the most it may have; for shared memory also the least. */
   readonly memoryPages: number;

@@ -18,6 +18,8 @@ export interface ModulePlan {
   /** Indices of the WebAssembly functions: see runtime.ts. */
   readonly faultFunction: number;
   readonly checkFunction: number;
+  /** The check of loads, stores and atomics: the same one, or that of the context alone. */
+  readonly accessFunction: number;
   /** Null when the program calls no helper through a register. */
   readonly callxFunction: number | null;
   /** Of each helper that can be called, by id. */

@@ -3,7 +3,7 @@
  *
  * ```
  *   fault(number: i32, pc: i32, address: i64)                      leaves word of a fault and traps
- *   check(address: i64, context: i64, size: i64, pc: i32)          faults unless the bytes lie in one region
+ *   check(address: i64, context: i64, size: i64, pc: i32)          faults unless the bytes lie in one region, or in the context
  *   callx(id: i64, context: i64, r1 … r5: i64, pc: i32) → i64      calls a helper by its id
  * ```
  */
@@ -33,7 +33,8 @@ export function faultBody(plan: ModulePlan, globals: readonly number[]): Functio
   return { params: FAULT_PARAMS, results: [], locals: [], code: e.takeCode() };
 }
 
-export function checkBody(plan: ModulePlan): FunctionBody {
+/** @param regions where the bytes may lie */
+export function checkBody(plan: ModulePlan, regions: 'all' | 'context'): FunctionBody {
   const [address, context, size, pc] = [0, 1, 2, 3];
   const e = new Emitter(plan, { params: CHECK_PARAMS, context, frame: 0, registers: new Map() });
   const { contextSize, stackBase, extra = [] } = plan.options;
@@ -60,8 +61,10 @@ export function checkBody(plan: ModulePlan): FunctionBody {
     e.op(OP.return, OP.end, OP.end);
   };
   tryRegion(() => e.get(context), contextSize);
-  tryRegion(() => e.i64(stackBase), STACK_BYTES);
-  for (const region of extra) tryRegion(() => e.i64(region.base), region.size);
+  if (regions === 'all') {
+    tryRegion(() => e.i64(stackBase), STACK_BYTES);
+    for (const region of extra) tryRegion(() => e.i64(region.base), region.size);
+  }
   e.fault('EBPF_ACCESS', { local: pc }, () => e.get(address));
   return { params: CHECK_PARAMS, results: [], locals: e.locals, code: e.takeCode() };
 }
