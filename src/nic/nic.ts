@@ -24,6 +24,7 @@ import {
   NicError,
   type NicParameters,
 } from './control.js';
+import { dumpNic } from './dump.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { Queue, QueueStats } from './queue.js';
 import { Signals } from './signals.js';
@@ -188,6 +189,13 @@ export class Nic implements NicControl {
   stats(): NicStats {
     const { queues } = this.#contract;
     return { queues: queues.map(({ index, direction, stats }) => ({ index, direction, ...stats })) };
+  }
+
+  /** The state of every queue, for people. */
+  dump(): string {
+    const { device, features: offered, agreed, queues } = this.#contract;
+    const { rxEnabled, txEnabled } = this;
+    return dumpNic(this.#options.window, { device, offered, agreed, rxEnabled, txEnabled, queues });
   }
 
   /**

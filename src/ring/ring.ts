@@ -4,6 +4,7 @@
  * `queue` and `batch` are window addresses of the structures in datapath/layout.ts. All calls do bounded work and none throws, whatever the
  * guest has written.
  */
+import type { Window } from '../memory/window.js';
 import type { Datapath } from './datapath.js';
 
 export interface Ring {
@@ -39,4 +40,6 @@ export interface DeviceType {
   /** The ELF object with the eBPF programs. */
   readonly programs: URL;
   ring(datapath: Datapath): Ring;
+  /** A queue's ring as text, for people: lines, the last one without an end. `queue` as for Ring; it has a context. */
+  dump(window: Window, queue: number, receive: boolean): string;
 }

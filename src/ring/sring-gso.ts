@@ -1,5 +1,6 @@
 /** The device type sring_gso: packets of several buffers, checksum and segmentation offloads. The ring itself is datapath/sring-gso.ts, its driver side programs/sring_gso. */
 import { CTX_OPAQUE } from '../../datapath/layout.js';
+import { dumpSring } from './dump.js';
 import { FEATURE, maskOf } from './features.js';
 import type { DeviceType } from './ring.js';
 
@@ -22,4 +23,5 @@ export const sringGso: DeviceType = {
     push: (queue, batch, n) => calls.sring_gso_rx_push(queue, batch, n) !== 0,
     kicks: (queue, on) => calls.sring_gso_kicks(queue, on) !== 0,
   }),
+  dump: dumpSring,
 };

@@ -1,5 +1,6 @@
 /** The device type sring: one buffer per packet, no offloads. The ring itself is datapath/sring.ts, its driver side programs/sring. */
 import { CTX_OPAQUE } from '../../datapath/layout.js';
+import { dumpSring } from './dump.js';
 import type { DeviceType } from './ring.js';
 
 export const sring: DeviceType = {
@@ -18,4 +19,5 @@ export const sring: DeviceType = {
     push: (queue, batch, n) => calls.sring_rx_push(queue, batch, n) !== 0,
     kicks: (queue, on) => calls.sring_kicks(queue, on) !== 0,
   }),
+  dump: dumpSring,
 };

@@ -1,5 +1,6 @@
 /** The device type vring_packed: the packed ring of VirtIO 1.1, no offloads. The ring itself is datapath/vring-packed.ts, its driver side programs/vring_packed. */
 import { CTX_OPAQUE } from '../../datapath/layout.js';
+import { dumpVringPacked } from './dump.js';
 import type { DeviceType } from './ring.js';
 
 export const vringPacked: DeviceType = {
@@ -20,4 +21,5 @@ export const vringPacked: DeviceType = {
     push: (queue, batch, n) => calls.vring_packed_rx_push(queue, batch, n) !== 0,
     kicks: (queue, on) => calls.vring_packed_kicks(queue, on) !== 0,
   }),
+  dump: dumpVringPacked,
 };
