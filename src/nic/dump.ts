@@ -43,11 +43,11 @@ function dumpQueue(window: Window, device: DeviceType, queue: Queue): string {
   const { address, index, direction, contextGpa } = queue;
   const num = window.words[(address + L.QUEUE_NUM) >>> 2]!;
   const where = contextGpa === null ? 'no context' : `context ${hex(contextGpa)}`;
-  const ring = contextGpa === null ? '' : `${device.dump(window, address, direction === 'rx')}\n`;
-  const details = `${ring}counted ${counterLine(queue.stats)}`;
+  const ring = contextGpa === null ? undefined : device.dump?.(window, address, direction === 'rx');
   return [
     `queue ${index} ${direction}: ${num} descriptors, ${where}, fault ${faultName(queue.fault)}`,
-    ...details.split('\n').map(line => `  ${line}`),
+    ...(ring?.split('\n') ?? []).map(line => `  ${line}`),
+    `  counted ${counterLine(queue.stats)}`,
   ].join('\n');
 }
 

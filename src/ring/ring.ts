@@ -30,16 +30,21 @@ export interface Ring {
 
 /** A kind of ring that a NIC can have: a name, what it offers, the programs that the guest's driver runs. */
 export interface DeviceType {
+  /** How it is found: a word, or the path of the module that it comes from. */
   readonly name: string;
+  /** What such a module calls it. */
+  readonly title?: string;
   /** bpfhv feature bits. */
   readonly features: bigint;
   /** Bytes of a frame at most, unless features say that it may be larger. */
   readonly maxFrame: number;
   /** Descriptors of a ring at most, where the format can't hold as many as a NIC may have. */
   readonly maxBufs?: number;
+  /** Its descriptors carry a received frame's time and mark: every batch to be pushed has them. */
+  readonly metadata?: boolean;
   /** The ELF object with the eBPF programs. */
   readonly programs: URL;
   ring(datapath: Datapath): Ring;
   /** A queue's ring as text, for people: lines, the last one without an end. `queue` as for Ring; it has a context. */
-  dump(window: Window, queue: number, receive: boolean): string;
+  dump?(window: Window, queue: number, receive: boolean): string;
 }

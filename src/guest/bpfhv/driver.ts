@@ -23,6 +23,7 @@ import { Batch } from '../../ring/batch.js';
 import { offloadsOf, parseOffloads } from '../../ring/features.js';
 import type { DriverCommand, DriverEvent, DriverLoopData, DriverReply } from './commands.js';
 import { DriverQueues, readContract } from './contract.js';
+import { dumpDriver } from './dump.js';
 import { loadPrograms } from './programs.js';
 import { CTRL, REG, STATUS } from './registers.js';
 import type { BpfhvTransport } from './transport.js';
@@ -69,6 +70,7 @@ export class BpfhvDriver {
   #work: Promise<void> | null = null;
   #again = false;
   #waiters: (() => void)[] = [];
+  #dumping: Promise<string> | null = null;
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
@@ -125,6 +127,17 @@ export class BpfhvDriver {
       ...readStats(this.#options.window, address + L.DRIVER_STATS),
     }));
     return { running: this.#running, probes: this.#probes, seized: this.#seized, queues };
+  }
+
+  /** The state of every queue as driver and device see it, for people. */
+  dump(): Promise<string> {
+    const { window, transport } = this.#options;
+    const state = `${this.#running ? 'running' : 'stopped'}, probes ${this.#probes}, seized ${this.#seized}`;
+    // One at a time: all read through the same registers.
+    this.#dumping ??= dumpDriver(window, transport, state, this.#queues?.all ?? []).finally(() => {
+      this.#dumping = null;
+    });
+    return this.#dumping;
   }
 
   /** The operating system's interface went up or down. Resolves when the device has followed, as far as it can. */
