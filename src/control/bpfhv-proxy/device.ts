@@ -18,6 +18,7 @@ import type { GuestRam } from '../../guest/guest-ram.js';
 import { EventFd } from '../../linux/eventfd.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import type { Channel } from './channel.js';
+import { deviceDump } from './dump.js';
 import { ProxyError } from './errors.js';
 import { ProxyFrontend } from './frontend.js';
 
@@ -273,11 +274,9 @@ export class ProxyDevice implements BpfhvTransport {
   }
 
   #makeDump(): void {
-    const lines = this.#contexts.map((gpa, queue) => {
-      const direction = queue < this.#options.queuePairs ? 'rx' : 'tx';
-      return `queue ${queue} ${direction} ctx 0x${gpa.toString(16)} bufs ${this.#options.bufs}\n`;
-    });
-    this.#dump = Buffer.from(`${lines.join('')}\0`);
+    const { ram, bufs } = this.#options;
+    const status = this.#status | (this.#linkUp ? STATUS.LINK : 0);
+    this.#dump = deviceDump({ ram, status, features: this.#features, contexts: this.#contexts, bufs });
     this.#dumpOffset = 0;
   }
 
