@@ -1,5 +1,5 @@
 /** The time of day in nanoseconds since 1970, as the two halves of a 64-bit number, without BigInt and without allocation. */
-import { addressOf, clockGettime } from '../../linux/libc.js';
+import { addressOf, clockGettime } from './libc.js';
 
 const CLOCK_REALTIME = 0;
 const HALF = 0x1_0000;

@@ -16,10 +16,10 @@ import {
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { WallClock } from '../../linux/wall-clock.js';
 import { createCapture } from './head.js';
 import { INBOUND, MAX_FRAME, OUTBOUND } from './layout.js';
 import { Bench, folder, haveTshark, numbered, readCapture, run, tshark } from './testing.js';
-import { WallClock } from './wall-clock.js';
 import { PcapWriter, UNDIRECTED } from './writer.js';
 
 const bench = new Bench();

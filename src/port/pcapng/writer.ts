@@ -18,10 +18,10 @@
 import { fstatSync } from 'node:fs';
 import { EINTR } from '../../linux/errors.js';
 import { addressOf, ftruncate, writev } from '../../linux/libc.js';
+import { WallClock } from '../../linux/wall-clock.js';
 import type { Batch } from '../../ring/batch.js';
 import { Iovecs } from './iovecs.js';
 import * as L from './layout.js';
-import { WallClock } from './wall-clock.js';
 
 const SLOT_WORDS = 12;
 const SLOT_SIZE = SLOT_WORDS * 4;
