@@ -14,6 +14,11 @@ const END_LIMIT_MS = 10_000;
 /** What the child finds our end of the conversation under: `fd:3`. */
 export const SOCKET = 'fd:3';
 
+/** What became of a request. */
+export type Reply =
+  | { readonly ok: object }
+  | { readonly error: { readonly code: string; readonly message: string } };
+
 export interface ChildOptions {
   /** For messages: `backend`, `guest`. */
   readonly name: string;
@@ -29,7 +34,8 @@ export class Child {
   readonly name: string;
   readonly #process: ChildProcessByStdio<Writable, Readable, Readable | null>;
   readonly #exited: Promise<string>;
-  #waiting: ((counters: ChildCounters) => void)[] = [];
+  readonly #waiting: ((counters: ChildCounters) => void)[] = [];
+  readonly #asked: ((reply: Reply) => void)[] = [];
   #left: Leaks | null = null;
   #stopping = false;
   /** Its messages, when they are not shown as they come. */
@@ -67,6 +73,13 @@ export class Child {
     return Promise.race([answer, this.ended]);
   }
 
+  /** Asks it to do something, and waits for the answer. Several at a time are answered in order. */
+  request(request: object): Promise<Reply> {
+    const answer = new Promise<Reply>(resolve => this.#asked.push(resolve));
+    this.#process.stdin.write(`${JSON.stringify(request)}\n`);
+    return Promise.race([answer, this.ended]);
+  }
+
   /** Those of its messages that are errors. */
   get errors(): string[] {
     return this.complaints.flatMap(line => / error (.*)/.exec(line)?.[1] ?? []);
@@ -96,8 +109,9 @@ export class Child {
   }
 
   #hear(line: string): void {
-    const message = JSON.parse(line) as ChildCounters | { left: Leaks };
+    const message = JSON.parse(line) as ChildCounters | { left: Leaks } | { reply: Reply };
     if ('left' in message) this.#left = message.left;
+    else if ('reply' in message) this.#asked.shift()?.(message.reply);
     else this.#waiting.shift()?.(message);
   }
 }

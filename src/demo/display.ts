@@ -15,6 +15,8 @@ export interface Output {
 export interface Display {
   line(text?: string): void;
   heading(): void;
+  /** A row with nothing but a name and a result. */
+  row(name: string, result: string): void;
   /** Shows `rate()` in the phase's row until the returned function is called with the final words. */
   phase(
     name: string,
@@ -23,7 +25,7 @@ export interface Display {
 }
 
 /** Shows nothing: for --json. */
-export const silent: Display = { line: () => {}, heading: () => {}, phase: () => () => {} };
+export const silent: Display = { line: () => {}, heading: () => {}, row: () => {}, phase: () => () => {} };
 
 export function tableOn(out: Output): Display {
   const line = (text = '') => void out.write(`${text}\n`);
@@ -33,6 +35,7 @@ export function tableOn(out: Output): Display {
       line(row('', '', ['packets', 'kicks', 'interrupts']));
       line(row('', '', ['/ second', '/ packet', '/ packet']));
     },
+    row: (name, result) => line(row(name, result, [])),
     phase(name, rate) {
       const live = () => out.write(`${CLEAR_LINE}${row(name, rate(), [])}`);
       const timer = out.isTTY ? setInterval(live, LIVE_MS) : undefined;

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { thousands } from './display.js';
 import { DemoError } from './errors.js';
 import type { Reading } from './nic-pair.js';
+import type { Direction } from './report.js';
 import { meter, Run, type RunOptions } from './run.js';
 
 const DIRECTIONS = {
@@ -18,7 +19,6 @@ const DIRECTIONS = {
   },
   host_to_guest: { title: 'frames host to guest', netdev: 'sink', port: 'source', end: 'guest', queue: 'rx' },
 } as const;
-type Direction = keyof typeof DIRECTIONS;
 
 const LOOK_MS = 100;
 const START_LIMIT_LOOKS = 100;
@@ -37,21 +37,28 @@ export async function runFrames(options: RunOptions): Promise<void> {
   }
 }
 
-async function oneWay(run: Run, direction: Direction, { seconds, report }: RunOptions): Promise<void> {
+async function oneWay(
+  run: Run,
+  direction: Direction,
+  { seconds, report, upgrades }: RunOptions,
+): Promise<void> {
   const { title } = DIRECTIONS[direction];
   let now = await flowing(run, direction);
   const first = arrived(now, direction);
   const live = meter(() => arrived(now, direction) - first);
-  const forSeconds = seconds / 2;
+  const forMs = (seconds / 2) * 1000;
   const { result } = await run.phase({
     title,
     key: direction,
     rate: () => `${thousands(live())} frames/s`,
     work: async () => {
       const start = performance.now();
-      for (const end = start + forSeconds * 1000; performance.now() < end; now = await run.pair.read()) {
-        await sleep(Math.min(LOOK_MS, Math.max(0, end - performance.now())));
-      }
+      const looking = async () => {
+        for (const end = start + forMs; performance.now() < end; now = await run.pair.read()) {
+          await sleep(Math.min(LOOK_MS, Math.max(0, end - performance.now())));
+        }
+      };
+      await Promise.all([looking(), upgrades?.run(run.pair, forMs, run.signal)]);
       return { received: arrived(now, direction) - first, took: (performance.now() - start) / 1000 };
     },
     words: () => `${outOfOrder(now, direction)} out of order`,

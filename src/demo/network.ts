@@ -10,7 +10,7 @@
  */
 import { LinuxError } from '../linux/errors.js';
 import type { OwnedFd } from '../linux/fd.js';
-import { changeLink, type LinkInfo } from '../linux/link.js';
+import { changeLink, type LinkInfo, linkInfo } from '../linux/link.js';
 import { monitorLink } from '../linux/link-monitor.js';
 import { createNetns } from '../linux/netns.js';
 import { addAddress } from '../linux/route.js';
@@ -20,6 +20,8 @@ import { DemoError } from './errors.js';
 
 /** Longer than the handshake's own limits, so that those explain what went wrong. */
 const CARRIER_LIMIT_MS = 15_000;
+/** Frames that wait in an interface for the NIC: more than the traffic has on its way, so that the kernel has nothing to drop meanwhile. */
+const QUEUE_LENGTH = 16_384;
 
 /** One of the two machines. */
 export interface Machine {
@@ -57,10 +59,18 @@ export class Network {
     for (const { netns, interfaceName, ip } of [this.host, this.guest]) {
       await until(netns, interfaceName, link => link !== null, signal);
       addAddress(interfaceName, `${ip}/24`, netns);
-      changeLink(interfaceName, { up: true }, netns);
+      changeLink(interfaceName, { up: true, queueLength: QUEUE_LENGTH }, netns);
     }
     const { netns, interfaceName } = this.guest;
     await until(netns, interfaceName, link => link?.operationalState === 'up', signal);
+  }
+
+  /** Frames that the kernel itself dropped at the two interfaces since they were made. */
+  dropped(): number {
+    const drops = [this.guest, this.host].map(
+      ({ interfaceName, netns }) => linkInfo(interfaceName, netns).stats,
+    );
+    return drops.reduce((sum, { rxDropped, txDropped }) => sum + rxDropped + txDropped, 0);
   }
 
   close(): void {

@@ -7,10 +7,11 @@
  * The socket pair has no name in the file system, so whatever kills us, no file is left.
  */
 
+import type { Blackout } from '../guest/bpfhv/commands.js';
 import { getAffinity, setAffinity } from '../linux/process.js';
 import { socketPair } from '../linux/unix-socket.js';
 import type { ChildCounters, Leaks } from '../observe/child-report.js';
-import { Child, SOCKET } from './child.js';
+import { Child, type Reply, SOCKET } from './child.js';
 
 export interface NicPairOptions {
   readonly device: string;
@@ -40,6 +41,8 @@ export interface Crossing {
 export class NicPair {
   readonly #guest: Child;
   readonly #backend: Child;
+  /** Of all changes of contract that the guest has told of so far. */
+  readonly blackouts: Blackout[] = [];
   /** Rejects when one of the two ends unasked; never resolves. */
   readonly broken: Promise<never>;
 
@@ -77,7 +80,13 @@ export class NicPair {
 
   async read(): Promise<Reading> {
     const [guest, backend] = await Promise.all([this.#guest.counters(), this.#backend.counters()]);
+    this.blackouts.push(...(guest.blackouts ?? []));
     return { guest, backend };
+  }
+
+  /** Has the backend change the contract to another device type under the running guest. */
+  upgrade(device: string): Promise<Reply> {
+    return this.#backend.request({ op: 'upgrade', device });
   }
 
   /**

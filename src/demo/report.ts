@@ -2,6 +2,9 @@
 import type { Leaks } from '../observe/child-report.js';
 import type { Crossing } from './nic-pair.js';
 import type { PingResult } from './traffic/ping.js';
+import type { UpgradeReport } from './upgrades.js';
+
+export type Direction = 'guest_to_host' | 'host_to_guest';
 
 export interface DemoReport {
   readonly device: string;
@@ -12,20 +15,24 @@ export interface DemoReport {
   note: string | null;
   ping: PingResult | null;
   /** Gbit/s of payload. */
-  tcp_gbps: { guest_to_host: number | null; host_to_guest: number | null };
+  tcp_gbps: Record<Direction, number | null>;
+  /** Segments that were sent again. */
+  tcp_retransmissions: Record<Direction, number | null>;
   udp: {
     sent: number;
     received: number;
     lost: number;
+    /** Packets of whatever kind that the kernel dropped meanwhile, for want of room in an interface's queue or in the receiver's socket. */
+    dropped_by_kernel: number;
     reordered: number;
     /** Datagrams a second that arrived. */
     pps: number;
   } | null;
   /** Numbered frames of 60 bytes, where the link is `ports`. */
-  frames: { guest_to_host: FrameFlow | null; host_to_guest: FrameFlow | null };
+  frames: Record<Direction, FrameFlow | null>;
   /** Per phase: what crossed the NIC, in both directions, and what that took. */
   signals: Record<string, { packets: number; kicks_per_packet: number; interrupts_per_packet: number }>;
-  upgrades: { count: number; refused: number; blackout_us: null };
+  upgrades: UpgradeReport;
   /** What the processes still held after they had closed everything. Null: it did not come to that. */
   leaks: Leaks | null;
   /** One sentence each. */
@@ -47,6 +54,7 @@ export function emptyReport(device: string, spin: boolean): DemoReport {
     note: null,
     ping: null,
     tcp_gbps: { guest_to_host: null, host_to_guest: null },
+    tcp_retransmissions: { guest_to_host: null, host_to_guest: null },
     udp: null,
     frames: { guest_to_host: null, host_to_guest: null },
     signals: {},

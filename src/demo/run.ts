@@ -7,6 +7,7 @@ import type { Display } from './display.js';
 import { DemoError } from './errors.js';
 import { type Crossing, crossing, NicPair, type NicPairOptions } from './nic-pair.js';
 import { addLeaks, type DemoReport, signalsOf } from './report.js';
+import type { Upgrades } from './upgrades.js';
 
 export interface RunOptions {
   readonly device: string;
@@ -14,6 +15,8 @@ export interface RunOptions {
   readonly verbose: boolean;
   /** Of all phases together, about. */
   readonly seconds: number;
+  /** Null: the contract stays. */
+  readonly upgrades: Upgrades | null;
   readonly signal: AbortSignal;
   readonly report: DemoReport;
   readonly display: Display;

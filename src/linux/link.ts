@@ -23,6 +23,7 @@ const RTM_SETLINK = 19;
 const IFLA_ADDRESS = 1;
 const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
+const IFLA_TXQLEN = 13;
 const IFLA_OPERSTATE = 16;
 const IFLA_LINKINFO = 18;
 const IFLA_STATS64 = 23;
@@ -94,6 +95,8 @@ export interface LinkChange {
   mtu?: number;
   /** `02:00:00:00:00:01`. */
   mac?: string;
+  /** Frames that may wait to be sent; of a TAP, for us to read them. */
+  queueLength?: number;
   /** Move the interface into this namespace (it goes down and loses its addresses). */
   moveTo?: OwnedFd;
 }
@@ -103,6 +106,7 @@ export function changeLink(name: string, change: LinkChange, netns?: OwnedFd): v
   const attributes: [number, Uint8Array | number | string][] = [[IFLA_IFNAME, name]];
   if (change.mtu !== undefined) attributes.push([IFLA_MTU, change.mtu]);
   if (change.mac !== undefined) attributes.push([IFLA_ADDRESS, parseMac(change.mac)]);
+  if (change.queueLength !== undefined) attributes.push([IFLA_TXQLEN, change.queueLength]);
   if (change.moveTo) attributes.push([IFLA_NET_NS_FD, change.moveTo.fd]);
   const struct = ifinfo(
     change.up === undefined ? undefined : { flags: change.up ? IFF_UP : 0, mask: IFF_UP },

@@ -30,9 +30,18 @@ const SO_RCVTIMEO = 20;
 const SO_SNDTIMEO = 21;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
+const SO_MEMINFO = 55;
 const SOL_PACKET = 263;
 const PACKET_IGNORE_OUTGOING = 23;
 const TCP_NODELAY = 1;
+const TCP_INFO = 11;
+/** struct tcp_info, <linux/tcp.h>: where tcpi_total_retrans is, and the bytes up to its end. */
+const TOTAL_RETRANS = 100;
+const TCP_INFO_BYTES = 104;
+/** Words of SO_MEMINFO, <linux/sock_diag.h>. */
+const MEMINFO_RCVBUF = 1;
+const MEMINFO_DROPS = 8;
+const MEMINFO_WORDS = 9;
 const SHUT_WR = 1;
 const MSG_NOSIGNAL = 0x4000;
 
@@ -113,8 +122,7 @@ export class Socket {
   /** How a connection attempt in the background ended: 0 or a positive errno. */
   pendingError(): number {
     const value = new Int32Array(1);
-    const length = new Uint32Array([4]);
-    check(libc.getsockopt(this.fd, SOL_SOCKET, SO_ERROR, value, length), 'getsockopt SO_ERROR', this.name);
+    this.#get(SOL_SOCKET, SO_ERROR, value, 'SO_ERROR');
     return value[0]!;
   }
 
@@ -142,6 +150,20 @@ export class Socket {
     return this;
   }
 
+  /** What it may hold of received packets, in bytes of the kernel's memory, and how many it had to drop. */
+  receiveMemory(): { readonly limit: number; readonly dropped: number } {
+    const words = new Uint32Array(MEMINFO_WORDS);
+    this.#get(SOL_SOCKET, SO_MEMINFO, words, 'SO_MEMINFO');
+    return { limit: words[MEMINFO_RCVBUF]!, dropped: words[MEMINFO_DROPS]! };
+  }
+
+  /** TCP: how often a segment was sent again since the connection was made. */
+  retransmissions(): number {
+    const info = new DataView(new ArrayBuffer(TCP_INFO_BYTES));
+    this.#get(IPPROTO_TCP, TCP_INFO, info, 'TCP_INFO');
+    return info.getUint32(TOTAL_RETRANS, true);
+  }
+
   close(): void {
     this.owner.close();
   }
@@ -157,6 +179,11 @@ export class Socket {
 
   #set(level: number, option: number, value: NodeJS.ArrayBufferView, name: string): void {
     check(libc.setsockopt(this.fd, level, option, value), `setsockopt ${name}`, this.name);
+  }
+
+  #get(level: number, option: number, value: NodeJS.ArrayBufferView, name: string): void {
+    const length = new Uint32Array([value.byteLength]);
+    check(libc.getsockopt(this.fd, level, option, value, length), `getsockopt ${name}`, this.name);
   }
 
   #with({ ip, port }: Endpoint): string {

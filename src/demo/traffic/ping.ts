@@ -8,6 +8,7 @@
 import { monotonicNs } from '../../linux/clock.js';
 import { EAGAIN } from '../../linux/errors.js';
 import { openPing } from '../../linux/socket.js';
+import { type Percentiles, percentile } from '../histogram.js';
 import { RECEIVED, SENT, type Shared } from './shared.js';
 
 const ECHO_REQUEST = 8;
@@ -28,7 +29,7 @@ export interface PingResult {
   readonly sent: number;
   readonly received: number;
   /** Microseconds; null when nothing came back. */
-  readonly rtt_us: { readonly p50: number; readonly p99: number } | null;
+  readonly rtt_us: Percentiles | null;
 }
 
 export function ping({ to, forMs }: PingWork, shared: Shared): PingResult {
@@ -55,7 +56,9 @@ export function ping({ to, forMs }: PingWork, shared: Shared): PingResult {
     } else if (length !== -EAGAIN) break;
     shared.sleep(GAP_MS);
   }
-  return { sent, received: times.length, rtt_us: percentiles(times) };
+  times.sort((a, b) => a - b);
+  const rtt_us = times.length > 0 ? { p50: percentile(times, 0.5), p99: percentile(times, 0.99) } : null;
+  return { sent, received: times.length, rtt_us };
 }
 
 function writeRequest(packet: Uint8Array, identifier: number, sequence: number): void {
@@ -77,11 +80,4 @@ function isAnswer(packet: Uint8Array, request: Uint8Array): boolean {
   if (icmp.length !== request.length || icmp[0] !== ECHO_REPLY) return false;
   for (let i = 4; i < icmp.length; i++) if (icmp[i] !== request[i]) return false;
   return true;
-}
-
-function percentiles(times: number[]): PingResult['rtt_us'] {
-  if (times.length === 0) return null;
-  times.sort((a, b) => a - b);
-  const at = (share: number) => Math.round(times[Math.ceil(times.length * share) - 1]! * 10) / 10;
-  return { p50: at(0.5), p99: at(0.99) };
 }

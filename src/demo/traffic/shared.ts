@@ -2,7 +2,7 @@
  * A few words that the main thread and both ends of the traffic share, since an end in the middle of its work hears no messages.
  *
  * ```
- *   words    STOP │ OVER │ ARRIVED        amounts   SENT │ RECEIVED
+ *   words    STOP │ OVER │ ARRIVED │ CAPACITY        amounts   SENT │ RECEIVED
  * ```
  */
 /** Not 0: leave off, the demo is being stopped. Set by the main thread. */
@@ -11,6 +11,8 @@ export const STOP = 0;
 export const OVER = 1;
 /** Datagrams that have arrived, modulo 2^32, for the sender, who waits on it. Set by the receiver. */
 export const ARRIVED = 2;
+/** Small datagrams that the receiver's socket can hold. Set by the receiver before it is ready. */
+export const CAPACITY = 3;
 
 /** Bytes, datagrams or echo requests in this phase, for whoever shows rates. */
 export const SENT = 0;

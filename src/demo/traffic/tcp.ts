@@ -43,6 +43,8 @@ export interface TcpReceived {
 
 export interface TcpSent {
   readonly bytes: number;
+  /** Segments that were sent again. */
+  readonly retransmissions: number;
 }
 
 /** Accepts one connection and reads it to its end. `ready` is called when connections are possible. */
@@ -86,7 +88,7 @@ export function tcpSend({ to, forMs }: TcpSendWork, shared: Shared): TcpSent {
   const nothing = Buffer.alloc(1);
   const n = patiently(shared, 'the receiver does not finish', () => socket.recv(nothing, 1));
   check(n, 'recv', socket.name);
-  return { bytes };
+  return { bytes, retransmissions: socket.retransmissions() };
 }
 
 /** Tries until there is something else than "not yet". Throws when the demo stops, or for too long nothing comes. */
