@@ -11,28 +11,16 @@
  * stops the queue; so is a packet of more buffers than a frame may have. After a stop every buffer is the driver's again, whatever the device
  * said. A received packet that asks for offloads which make no sense is dropped.
  *
- * Programs are called through the function table, as (context) → r0. What a helper needs to know about the call under way is kept in
- * globals of this instance: an instance belongs to one worker.
+ * Programs are called through the function table, as (context) → r0. What a helper needs to know about the call under way is in active.ts. A
+ * queue with one of the optional programs, txh or rxh, goes the longer way through hooks.ts.
  */
-import { addBuffer, beginFrame, clear, count, endFrame, endRoom, frameAt, hasRoom } from './batch';
+import { deliveries, enter, expectPacket, packetAtHand, setPacket } from './active';
+import { addBuffer, beginFrame, clear, count, endRoom, frameAt, hasRoom } from './batch';
+import { account, fault } from './books';
 import { bufferAt, lend, release, setBuffer, setFree, takeBack } from './buffers';
+import { dropLast, pollFinished, publishPrepared, stagingRoom } from './hooks';
 import * as L from './layout';
 import { sound } from './offload';
-
-const ENOMEM = -12;
-const EINVAL = -22;
-
-let activeDriver: usize = 0;
-let activeBatch: usize = 0; // 0 outside of rxc: no packet may be made
-let activeFrame: usize = 0; // 0 while no packet is at hand
-let delivered: u32 = 0; // calls of rx_pkt_alloc in this rxc
-
-/** A program of this queue is about to run; what helpers may touch is what is given here. */
-function enter(driver: usize, batch: usize): void {
-  activeDriver = driver;
-  activeBatch = batch;
-  activeFrame = 0;
-}
 
 /** All buffers free, nothing posted, no fault. `buffers` is how many there are. */
 export function driver_reset(driver: usize, buffers: u32): void {
@@ -51,6 +39,8 @@ export function driver_reset(driver: usize, buffers: u32): void {
 export function driver_tx_room(driver: usize, batch: usize, want: u32): u32 {
   clear(batch);
   if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return 0;
+  const staging = <usize>load<u32>(driver, L.DRIVER_STAGING);
+  if (staging != 0) return stagingRoom(driver, batch, staging, want);
   const freeCount = load<u32>(driver, L.DRIVER_FREE_COUNT);
   const unposted = load<u32>(driver, L.DRIVER_NUM) - load<u32>(driver, L.DRIVER_POSTED);
   const perFrame = load<u32>(driver, L.DRIVER_FRAME_BUFFERS);
@@ -81,6 +71,7 @@ export function driver_tx_room(driver: usize, batch: usize, want: u32): u32 {
  * ```
  */
 export function driver_tx_publish(driver: usize, batch: usize, n: u32): i32 {
+  if (load<u32>(driver, L.DRIVER_PREPARE) != 0) return publishPrepared(driver, batch, n);
   enter(driver, 0);
   const context = <usize>load<u32>(driver, L.DRIVER_CONTEXT);
   const program = load<u32>(driver, L.DRIVER_PUBLISH);
@@ -98,7 +89,7 @@ export function driver_tx_publish(driver: usize, batch: usize, n: u32): i32 {
   for (let i: u32 = 0; i < n; i++) {
     const frame = frameAt(batch, i);
     const length = load<u32>(frame, L.FRAME_LENGTH);
-    activeFrame = frame;
+    setPacket(frame);
     let used: u32 = 1;
     if (perFrame == 1) {
       const index = load<u32>(free + ((<usize>(freeCount - 1)) << 2));
@@ -177,21 +168,31 @@ export function driver_rx_refill(driver: usize): i32 {
 export function driver_rx_poll(driver: usize, batch: usize, budget: u32): i32 {
   clear(batch);
   if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return 0;
+  if (load<u32>(driver, L.DRIVER_FINISH) != 0) return pollFinished(driver, batch, budget);
   enter(driver, batch);
   const context = <usize>load<u32>(driver, L.DRIVER_CONTEXT);
   const program = load<u32>(driver, L.DRIVER_COMPLETE);
   let done: u32 = 0;
   while (done < budget && hasRoom(batch, L.CTX_MAX_BUFS)) {
-    delivered = 0;
-    activeFrame = 0;
-    const taken = <i32>call_indirect<i64>(program, <u64>context);
-    if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return -1; // set by rx_pkt_alloc
-    if (taken == 0 && delivered == 0) break;
-    if (taken != 1 || delivered != 1 || activeFrame == 0) return fault(driver, L.FAULT_PROGRAM);
+    const taken = takePacket(driver, context, program);
+    if (taken < 0) return taken;
+    if (taken == 0) break;
     done++;
-    if (load<u16>(activeHeader()) != 0 && !soundHeader(driver)) discard(driver, batch); // flags and gso_type
+    const frame = packetAtHand();
+    const header = <usize>load<u32>(frame, L.FRAME_HEADER);
+    if (load<u16>(header) != 0 && !soundHeader(driver, frame)) dropLast(driver, batch, frame); // flags and gso_type
   }
   return done;
+}
+
+/** Runs rxc once. Returns 1 with one more packet in the batch, 0 when there is none, < 0 on a fault. */
+export function takePacket(driver: usize, context: usize, program: u32): i32 {
+  expectPacket();
+  const taken = <i32>call_indirect<i64>(program, <u64>context);
+  if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return -1; // set by rx_pkt_alloc
+  if (taken == 0 && deliveries() == 0) return 0;
+  if (taken != 1 || deliveries() != 1 || packetAtHand() == 0) return fault(driver, L.FAULT_PROGRAM);
+  return 1;
 }
 
 /** The netdev has taken the batch that `driver_rx_poll` filled: its buffers are free again. */
@@ -199,12 +200,13 @@ export function driver_rx_release(driver: usize, batch: usize): void {
   const buffers = load<u32>(driver, L.DRIVER_BUFFERS);
   const shift = ctz(load<u32>(driver, L.DRIVER_STRIDE));
   const n = load<u32>(batch, L.BATCH_COUNT);
+  const staged = load<u32>(driver, L.DRIVER_STAGING) != 0; // then their buffers are free since they were copied
   let bytes: u64 = 0;
-  let used: u32 = 0;
+  let used: u32 = staged ? n : 0;
   for (let i: u32 = 0; i < n; i++) {
     const frame = frameAt(batch, i);
     bytes += load<u32>(frame, L.FRAME_LENGTH);
-    used += release(driver, frame, buffers, shift);
+    if (!staged) used += release(driver, frame, buffers, shift);
   }
   if (n != 0) account(driver, n, bytes, used);
   clear(batch);
@@ -253,122 +255,8 @@ export function driver_fail(driver: usize, reason: u32): void {
   fault(driver, reason);
 }
 
-// --- Helpers that programs call (docs/bpfhv.md, "Helpers"). Pointers to memory have been checked by whoever runs the program.
-
-/** rx_pkt_alloc(ctx): makes a packet of bufs[0..num_bufs). Returns 0, -ENOMEM without room, -EINVAL on nonsense. */
-export function helper_rx_pkt_alloc(context: u64): i64 {
-  const at = <usize>context;
-  const n = load<u32>(at, L.CTX_NUM_BUFS);
-  const driver = activeDriver;
-  if (activeBatch == 0 || n == 0 || n > load<u32>(driver, L.DRIVER_FRAME_BUFFERS)) return refuse();
-  if (delivered++ != 0 || !hasRoom(activeBatch, n)) return ENOMEM;
-
-  const owner = <usize>load<u32>(driver, L.DRIVER_OWNER);
-  const buffers = load<u32>(driver, L.DRIVER_NUM);
-  const room = load<u32>(driver, L.DRIVER_ROOM);
-  const base = load<u64>(activeBatch, L.BATCH_BASE);
-  const frame = beginFrame(activeBatch);
-  for (let i: u32 = 0; i < n; i++) {
-    const buf = at + L.CTX_BUFS + <usize>i * L.BUF_SIZE;
-    const cookie = load<u64>(buf, L.BUF_COOKIE);
-    const length = load<u32>(buf, L.BUF_LEN);
-    if (cookie >= buffers || length > room || load<u8>(owner + <usize>cookie) != L.OWNER_DEVICE)
-      return refuse();
-    store<u8>(owner + <usize>cookie, L.OWNER_DRIVER);
-    store<u32>(driver, load<u32>(driver, L.DRIVER_POSTED) - 1, L.DRIVER_POSTED);
-    const window = bufferAt(driver, <u32>cookie);
-    addBuffer(frame, base + window, window, length);
-  }
-  activeFrame = frame;
-  endFrame(activeBatch, frame, 0);
-  store<u64>(at, <u64>frame, L.CTX_PACKET);
-  return 0;
-}
-
-/** pkt_l4_csum_md_get(ctx, u16 *start, u16 *offset): 1 when the checksum is still to be computed. */
-export function helper_csum_get(_context: u64, start: u64, offset: u64): i64 {
-  if (activeFrame == 0) return EINVAL;
-  const header = activeHeader();
-  store<u16>(<usize>start, load<u16>(header, 6));
-  store<u16>(<usize>offset, load<u16>(header, 8));
-  return load<u8>(header) & 1;
-}
-
-/** pkt_l4_csum_md_set(ctx, start, offset) */
-export function helper_csum_set(_context: u64, start: u64, offset: u64): i64 {
-  if (activeFrame == 0) return EINVAL;
-  const header = activeHeader();
-  store<u8>(header, load<u8>(header) | 1);
-  store<u16>(header, <u16>start, 6);
-  store<u16>(header, <u16>offset, 8);
-  return 0;
-}
-
-/** pkt_virtio_net_md_get(ctx, hdr *): copies the 10-byte header out; 1 when the checksum is still to be computed. */
-export function helper_vnet_get(_context: u64, to: u64): i64 {
-  if (activeFrame == 0) return EINVAL;
-  const header = activeHeader();
-  memory.copy(<usize>to, header, 10);
-  return load<u8>(header) & 1;
-}
-
-/** pkt_virtio_net_md_set(ctx, const hdr *) */
-export function helper_vnet_set(_context: u64, from: u64): i64 {
-  if (activeFrame == 0) return EINVAL;
-  memory.copy(activeHeader(), <usize>from, 10);
-  return 0;
-}
-
-/** rx|tx_buf_dma_map(ctx, vaddr, len, u64 *paddr): 0, or -ENOMEM for what is no buffer of this queue. */
-export function helper_dma_map(_context: u64, vaddr: u64, length: u64, paddr: u64): i64 {
-  const first = <u64>load<u32>(activeDriver, L.DRIVER_BUFFERS);
-  const size = <u64>load<u32>(activeDriver, L.DRIVER_STRIDE) * load<u32>(activeDriver, L.DRIVER_NUM);
-  const offset = vaddr - first;
-  if (offset >= size || length > size - offset) return ENOMEM;
-  store<u64>(<usize>paddr, load<u64>(activeDriver, L.DRIVER_BUFFERS_GPA) + offset);
-  return 0;
-}
-
-/** rx|tx_buf_dma_unmap(ctx, vaddr, len, paddr): nothing to undo, buffers stay mapped. */
-export function helper_dma_unmap(_context: u64, _vaddr: u64, _length: u64, _paddr: u64): i64 {
-  return 0;
-}
-
-function activeHeader(): usize {
-  return <usize>load<u32>(activeFrame, L.FRAME_HEADER);
-}
-
-/** Whether the packet at hand asks for nothing but what was agreed on. */
-function soundHeader(driver: usize): bool {
-  const length = load<u32>(activeFrame, L.FRAME_LENGTH);
-  return sound(activeHeader(), length, load<u32>(driver, L.DRIVER_OFFLOADS));
-}
-
-/** The batch's last frame, the packet at hand, is none that the netdev may get. */
-function discard(driver: usize, batch: usize): void {
-  const shift = ctz(load<u32>(driver, L.DRIVER_STRIDE));
-  release(driver, activeFrame, load<u32>(driver, L.DRIVER_BUFFERS), shift);
-  count(driver + L.DRIVER_STATS, L.STAT_DROPPED, 1);
-  store<u32>(batch, load<u32>(batch, L.BATCH_COUNT) - 1, L.BATCH_COUNT);
-  const iovs = load<u32>(activeFrame, L.FRAME_IOVS);
-  store<u32>(batch, load<u32>(batch, L.BATCH_IOV_USED) - iovs, L.BATCH_IOV_USED);
-}
-
-function refuse(): i64 {
-  fault(activeDriver, L.FAULT_COMPLETION);
-  return EINVAL;
-}
-
-function fault(driver: usize, reason: u32): i32 {
-  store<u32>(driver, reason, L.DRIVER_FAULT);
-  count(driver + L.DRIVER_STATS, L.STAT_ERRORS, 1);
-  return -1;
-}
-
-function account(driver: usize, packets: u32, bytes: u64, buffers: u32): void {
-  const stats = driver + L.DRIVER_STATS;
-  count(stats, L.STAT_PACKETS, packets);
-  count(stats, L.STAT_BYTES, bytes);
-  count(stats, L.STAT_BUFFERS, buffers);
-  count(stats, L.STAT_BATCHES, 1);
+/** Whether the packet asks for nothing but what was agreed on. */
+function soundHeader(driver: usize, frame: usize): bool {
+  const header = <usize>load<u32>(frame, L.FRAME_HEADER);
+  return sound(header, load<u32>(frame, L.FRAME_LENGTH), load<u32>(driver, L.DRIVER_OFFLOADS));
 }

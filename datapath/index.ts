@@ -1,5 +1,6 @@
 /** The datapath module: everything that is called from outside. It imports its memory and its function table, and keeps no data of its own. */
 
+export { packet_done, packet_length, packet_of, packet_unauthentic } from './active';
 export {
   driver_arm,
   driver_fail,
@@ -12,6 +13,9 @@ export {
   driver_tx_complete,
   driver_tx_publish,
   driver_tx_room,
+} from './driver';
+export { sink_drain, source_fill } from './flow';
+export {
   helper_csum_get,
   helper_csum_set,
   helper_dma_map,
@@ -19,8 +23,7 @@ export {
   helper_rx_pkt_alloc,
   helper_vnet_get,
   helper_vnet_set,
-} from './driver';
-export { sink_drain, source_fill } from './flow';
+} from './helpers';
 export { checksums_finish, checksums_restore, offload_undo } from './offload';
 export { segment_begin, segment_next, segment_pending } from './segment';
 export {

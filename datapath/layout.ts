@@ -118,7 +118,14 @@ export const DRIVER_BUFFERS_GPA = 56; // u64 guest physical address of the first
 export const DRIVER_STATS = 64;
 export const DRIVER_FRAME_BUFFERS = 128; // u32 buffers that a frame may take; it has no more bytes than they hold
 export const DRIVER_OFFLOADS = 132; // u32 receive: OFFLOAD_* that the device's headers may ask for
+export const DRIVER_PREPARE = 136; // u32 function table index of txh, 0 = there is none
+export const DRIVER_FINISH = 140; // u32 … rxh
+export const DRIVER_STAGING = 144; // u32 address of private memory for the frames of a batch, 0 = they lie in the queue's buffers
+export const DRIVER_UNAUTHENTIC = 152; // u64 of the dropped frames, those that nobody with our key has sealed, or not for the first time
 export const DRIVER_SIZE = 192;
+export const STAGING_SLOT = 2048; // bytes of a frame's place in the staging area
+export const STAGING_SIZE = STAGING_SLOT * MAX_BATCH;
+export const SEAL_GROWTH = 28; // bytes by which a frame grows when it is sealed (docs/sealing.md)
 
 export const OWNER_FREE = 0;
 export const OWNER_DRIVER = 1; // in a batch

@@ -64,6 +64,11 @@ export interface DatapathExports {
   driver_reclaim(driver: number): number;
   driver_seize(driver: number, buffers: number): number;
 
+  packet_of(hook: number): number;
+  packet_length(): number;
+  packet_done(length: number): void;
+  packet_unauthentic(): void;
+
   helper_rx_pkt_alloc(context: bigint): bigint;
   helper_csum_get(context: bigint, start: bigint, offset: bigint): bigint;
   helper_csum_set(context: bigint, start: bigint, offset: bigint): bigint;
