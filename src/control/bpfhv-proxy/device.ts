@@ -9,18 +9,22 @@
  * ```
  * When a backend connects, the device learns all of it and sets STATUS.UPGRADE; registers show the new contract from then on. When it goes,
  * the link is down. Memory, doorbells and interrupts are the guest's and outlive backends.
+ *
+ * When a backend that is connected signals an upgrade, the device asks it for the new contract at once, sets STATUS.UPGRADE, and shows that one
+ * while the old one still runs. CTRL.UPGRADE_READY makes it the contract; written while a direction is enabled, it says that the driver can't
+ * take it, or can't go on with it. A backend that tells nothing before the stop is asked when the driver is ready.
  */
-import { fstatSync, readSync } from 'node:fs';
-import { type ElfObject, loadObject } from '../../ebpf/elf.js';
 import { ABI_VERSION, CTRL, PROGRAMS, REG, STATUS } from '../../guest/bpfhv/registers.js';
 import type { BpfhvTransport } from '../../guest/bpfhv/transport.js';
 import type { GuestRam } from '../../guest/guest-ram.js';
 import { EventFd } from '../../linux/eventfd.js';
-import type { OwnedFd } from '../../linux/fd.js';
+import { type Watch, watchReadable } from '../../linux/watch.js';
+import type { NicParameters } from '../../nic/control.js';
 import type { Channel } from './channel.js';
 import { deviceDump } from './dump.js';
 import { ProxyError } from './errors.js';
 import { ProxyFrontend } from './frontend.js';
+import { askOffer, type Offer } from './offer.js';
 
 export interface ProxyDeviceOptions {
   readonly ram: GuestRam;
@@ -32,18 +36,7 @@ export interface ProxyDeviceOptions {
   readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
 }
 
-/** The object file that a backend sends may be so long. */
-const MAX_OBJECT = 4 * 1024 * 1024;
 const DOORBELL_SIZE = 8;
-const PROGRAM_SECTIONS: ReadonlySet<string> = new Set(PROGRAMS.map(({ section }) => section));
-
-/** What a backend offered when it connected. */
-interface Contract {
-  readonly features: bigint;
-  readonly rxContextSize: number;
-  readonly txContextSize: number;
-  readonly programs: ElfObject['programs'];
-}
 
 export class ProxyDevice implements BpfhvTransport {
   readonly ram: GuestRam;
@@ -52,11 +45,19 @@ export class ProxyDevice implements BpfhvTransport {
   readonly #kicks: readonly EventFd[];
   readonly #irqs: readonly EventFd[];
   readonly #upgradeFd: EventFd;
+  readonly #upgradeWatch: Watch;
   readonly #contexts: bigint[];
   #frontend: ProxyFrontend | null = null;
-  #contract: Contract | null = null;
+  #contract: Offer | null = null;
+  /** Announced; shown, but not in force. */
+  #next: Offer | null = null;
+  /** An upgrade was signalled, but nothing told: what the registers show is the old contract still. */
+  #stale = false;
+  #generation = 0;
   #status = 0;
+  /** What the register shows, and what was accepted of the contract in force. */
   #features = 0n;
+  #accepted = 0n;
   #queue = 0;
   #program = 0;
   #addressLow = 0;
@@ -70,11 +71,21 @@ export class ProxyDevice implements BpfhvTransport {
     this.#kicks = Array.from({ length: queues }, (_, i) => EventFd.create(`queue ${i}: doorbell`));
     this.#irqs = Array.from({ length: queues }, (_, i) => EventFd.create(`queue ${i}: interrupt`));
     this.#upgradeFd = EventFd.create('upgrade');
+    this.#upgradeWatch = watchReadable(this.#upgradeFd.fd, () => void this.#announced());
+    this.#upgradeWatch.unref();
     this.#contexts = new Array(queues).fill(0n);
   }
 
   get present(): boolean {
     return this.#contract !== null;
+  }
+
+  get previews(): boolean {
+    return this.#next !== null;
+  }
+
+  get generation(): number {
+    return this.#generation;
   }
 
   doorbell(queue: number): number {
@@ -90,14 +101,16 @@ export class ProxyDevice implements BpfhvTransport {
     let useful = false;
     const frontend = new ProxyFrontend(channel, { onRefusal: 'keep' });
     try {
-      this.#contract = await this.#introduce(frontend);
+      const contract = await this.#introduce(frontend);
       this.#frontend = frontend;
-      this.#status = STATUS.UPGRADE;
-      this.#features = this.#contract.features;
+      this.#contract = contract;
+      this.#status = 0;
       this.#contexts.fill(0n);
+      this.#next = null;
+      this.#stale = false;
+      this.#show();
       this.#log('info', 'backend connected');
       useful = true;
-      this.onChange();
       const reason = await frontend.closed;
       this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
     } catch (error) {
@@ -109,6 +122,7 @@ export class ProxyDevice implements BpfhvTransport {
     }
     this.#frontend = null;
     this.#contract = null;
+    this.#next = null;
     this.#status = 0;
     this.onChange();
     return useful;
@@ -130,9 +144,9 @@ export class ProxyDevice implements BpfhvTransport {
       case REG.NUM_TX_BUFS:
         return bufs;
       case REG.RX_CTX_SIZE:
-        return this.#contract?.rxContextSize ?? 0;
+        return this.#shown?.rxContextSize ?? 0;
       case REG.TX_CTX_SIZE:
-        return this.#contract?.txContextSize ?? 0;
+        return this.#shown?.txContextSize ?? 0;
       case REG.DOORBELL_SIZE:
         return DOORBELL_SIZE;
       case REG.QUEUE_SELECT:
@@ -186,12 +200,12 @@ export class ProxyDevice implements BpfhvTransport {
 
   close(): void {
     this.#frontend?.close();
+    this.#upgradeWatch.close();
     for (const eventfd of [...this.#kicks, ...this.#irqs, this.#upgradeFd]) eventfd.close();
   }
 
   /** What a VMM says to a backend that has just connected, in the order in which existing ones say it. */
-  async #introduce(frontend: ProxyFrontend): Promise<Contract> {
-    const { queuePairs, bufs } = this.#options;
+  async #introduce(frontend: ProxyFrontend): Promise<Offer> {
     const { ram } = this;
     await frontend.setMemTable([
       {
@@ -202,21 +216,87 @@ export class ProxyDevice implements BpfhvTransport {
         fd: ram.fd,
       },
     ]);
-    const features = await frontend.getFeatures();
-    await frontend.setFeatures(0n);
-    const sizes = await frontend.setParameters({
-      numRxQueues: queuePairs,
-      numTxQueues: queuePairs,
-      numRxBufs: bufs,
-      numTxBufs: bufs,
-    });
-    const programs = readObject(await frontend.getPrograms());
+    const offer = await askOffer(frontend, this.#parameters, { accept: true });
+    await this.#lendSignals(frontend);
+    return offer;
+  }
+
+  async #lendSignals(frontend: ProxyFrontend): Promise<void> {
     for (const [queue, kick] of this.#kicks.entries()) {
       await frontend.setQueueKick(queue, kick.owner);
       await frontend.setQueueIrq(queue, this.#irqs[queue]!.owner);
     }
     await frontend.setUpgrade(this.#upgradeFd.owner);
-    return { features, ...sizes, programs };
+  }
+
+  get #parameters(): NicParameters {
+    const { queuePairs, bufs } = this.#options;
+    return { numRxQueues: queuePairs, numTxQueues: queuePairs, numRxBufs: bufs, numTxBufs: bufs };
+  }
+
+  get #shown(): Offer | null {
+    return this.#next ?? this.#contract;
+  }
+
+  /** What registers show has changed, and the driver is to look. */
+  #show(): void {
+    this.#features = this.#shown!.features;
+    this.#generation++;
+    this.#status |= STATUS.UPGRADE;
+    this.onChange();
+  }
+
+  /** The backend has signalled an upgrade. */
+  async #announced(): Promise<void> {
+    this.#upgradeFd.drain();
+    const frontend = this.#frontend;
+    if (!frontend) return;
+    try {
+      this.#next = await askOffer(frontend, this.#parameters, { accept: false });
+    } catch (error) {
+      this.#next = null;
+      if (error instanceof ProxyError) {
+        if (error.code !== 'PROXY_REFUSED') return; // the connection is over, and whoever serves it says so
+        this.#stale = true;
+      } else {
+        this.#log('error', `the new contract is refused: ${(error as Error).message}`);
+        await this.#decline();
+        return;
+      }
+    }
+    if (frontend === this.#frontend) this.#show();
+  }
+
+  async #decline(): Promise<void> {
+    if (this.#next) this.#features = this.#accepted;
+    this.#next = null;
+    this.#status &= ~STATUS.UPGRADE;
+    this.#generation++;
+    await this.#ask(frontend => frontend.setUpgrade(this.#upgradeFd.owner));
+  }
+
+  /** The backend tells what it did not tell while it ran. */
+  async #relearn(): Promise<void> {
+    this.#stale = false;
+    await this.#ask(async frontend => {
+      this.#contract = await askOffer(frontend, this.#parameters, { accept: true });
+      await this.#lendSignals(frontend);
+      this.#features = this.#contract.features;
+      this.#contexts.fill(0n);
+      this.#generation++;
+    });
+  }
+
+  /** The driver is ready for the contract that was announced. */
+  async #ready(): Promise<void> {
+    if ((this.#status & (STATUS.RX_ENABLED | STATUS.TX_ENABLED)) !== 0) return this.#decline();
+    if ((this.#status & STATUS.UPGRADE) === 0) return;
+    this.#status &= ~STATUS.UPGRADE;
+    if (this.#next) {
+      this.#contract = this.#next;
+      this.#next = null;
+      this.#accepted = this.#features;
+    } else if (this.#stale) await this.#relearn();
   }
 
   async #control(value: number): Promise<void> {
@@ -224,7 +304,7 @@ export class ProxyDevice implements BpfhvTransport {
     if (value & CTRL.TX_DISABLE) await this.#switch('txDisable', STATUS.TX_ENABLED, false);
     if (value & CTRL.RX_ENABLE) await this.#switch('rxEnable', STATUS.RX_ENABLED, true);
     if (value & CTRL.TX_ENABLE) await this.#switch('txEnable', STATUS.TX_ENABLED, true);
-    if (value & CTRL.UPGRADE_READY) this.#status &= ~STATUS.UPGRADE;
+    if (value & CTRL.UPGRADE_READY) await this.#ready();
     if (value & CTRL.QUEUES_DUMP) this.#makeDump();
   }
 
@@ -246,8 +326,10 @@ export class ProxyDevice implements BpfhvTransport {
   }
 
   async #setFeatures(accepted: bigint): Promise<void> {
-    if (!this.#contract || (accepted & ~this.#contract.features) !== 0n) return;
-    if (await this.#ask(frontend => frontend.setFeatures(accepted))) this.#features = accepted;
+    if (!this.#shown || (accepted & ~this.#shown.features) !== 0n) return;
+    if (!(await this.#ask(frontend => frontend.setFeatures(accepted)))) return;
+    this.#features = accepted;
+    if (!this.#next) this.#accepted = accepted;
   }
 
   /** Asks the backend. False when it refuses or is gone: the registers then show that nothing has changed. */
@@ -270,7 +352,7 @@ export class ProxyDevice implements BpfhvTransport {
 
   get #selectedProgram(): Uint8Array | undefined {
     const section = PROGRAMS.find(program => program.number === this.#program)?.section;
-    return section && this.#contract?.programs.get(section);
+    return section && this.#shown?.programs.get(section);
   }
 
   #makeDump(): void {
@@ -289,23 +371,5 @@ export class ProxyDevice implements BpfhvTransport {
 
   #log(level: 'info' | 'warn' | 'error', message: string): void {
     this.#options.log?.(level, message);
-  }
-}
-
-/** Reads the object file that a backend sent, and closes it. Throws EbpfError, or ProxyError PROXY_VALUE for a file that is too long. */
-function readObject(fd: OwnedFd): ElfObject['programs'] {
-  try {
-    const { size } = fstatSync(fd.fd);
-    if (size > MAX_OBJECT)
-      throw new ProxyError('PROXY_VALUE', `an object file of ${size} bytes, ${MAX_OBJECT} at most`);
-    const bytes = Buffer.alloc(size);
-    for (let at = 0; at < size; ) {
-      const n = readSync(fd.fd, bytes, at, size - at, at);
-      if (n === 0) throw new ProxyError('PROXY_VALUE', `the object file ends after ${at} of ${size} bytes`);
-      at += n;
-    }
-    return loadObject(bytes, { sections: PROGRAM_SECTIONS }).programs;
-  } finally {
-    fd.close();
   }
 }

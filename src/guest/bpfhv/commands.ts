@@ -25,13 +25,14 @@ export interface DriverQueue {
 export type CompiledPrograms = Readonly<Partial<Record<ProgramSection, WebAssembly.Module>>>;
 
 export type DriverCommand =
-  /** Takes these programs and queues in use; nothing is posted yet. */
-  | {
-      readonly op: 'attach';
-      readonly programs: CompiledPrograms;
-      readonly rx: readonly DriverQueue[];
-      readonly tx: readonly DriverQueue[];
-    }
+  /** Gets these programs ready to run; those in use go on. */
+  | { readonly op: 'prepare'; readonly programs: CompiledPrograms }
+  /** Takes the prepared programs and these queues in use; nothing is posted yet. */
+  | { readonly op: 'attach'; readonly rx: readonly DriverQueue[]; readonly tx: readonly DriverQueue[] }
+  /** The device has stopped: `down` for the queues in use, `attach`, and receive buffers lent to these queues. */
+  | { readonly op: 'switch'; readonly rx: readonly DriverQueue[]; readonly tx: readonly DriverQueue[] }
+  /** The device runs with what was switched to. */
+  | { readonly op: 'go' }
   /** The device runs: lends it receive buffers, and transmits. */
   | { readonly op: 'up' }
   /** Transmits no more; goes on receiving. */
@@ -39,7 +40,7 @@ export type DriverCommand =
   /** The device has stopped: takes what is completed, reclaims the rest. */
   | { readonly op: 'down' };
 
-/** What the worker answers to `down`: buffers that programs gave back, and those that they should have. */
+/** What the worker answers to `down` and `switch`: buffers that programs gave back, and those that they should have. */
 export interface DriverReply {
   readonly reclaimed: number;
   readonly seized: number;
@@ -55,9 +56,7 @@ export interface Blackout {
   readonly rx: number | null;
 }
 
-/** What the worker says unasked: a queue broke, or a program has printed. */
-export interface DriverEvent {
-  /** -1: no queue broke. */
-  readonly queue: number;
-  readonly reason: string;
-}
+/** What the worker says unasked: a queue broke, a program has printed (queue -1), or packets flow again after a switch. */
+export type DriverEvent =
+  | { readonly queue: number; readonly reason: string }
+  | { readonly blackout: Blackout };

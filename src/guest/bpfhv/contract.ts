@@ -89,6 +89,13 @@ export interface OwnQueue extends DriverQueue {
   readonly bufferBase: number;
 }
 
+/** What queues had counted when they were let go. */
+export type QueueCounters = readonly {
+  readonly index: number;
+  readonly direction: Direction;
+  readonly values: BigUint64Array;
+}[];
+
 /** What queues are made of: memory, and the device's two eventfds for each. */
 export interface QueueHost {
   readonly transport: Pick<BpfhvTransport, 'ram' | 'doorbell' | 'interrupt'>;
@@ -137,6 +144,22 @@ export class DriverQueues {
       await transport.write(REG.QUEUE_SELECT, index);
       await transport.write(REG.CTX_PADDR_LO, Number(gpa & 0xffff_ffffn));
       await transport.write(REG.CTX_PADDR_HI, Number(gpa >> 32n));
+    }
+  }
+
+  counters(): QueueCounters {
+    return this.all.map(({ index, direction, address }) => {
+      const at = (address + L.DRIVER_STATS) / 8;
+      return { index, direction, values: this.#host.window.longs.slice(at, at + L.STATS_SIZE / 8) };
+    });
+  }
+
+  /** Goes on counting from there. For queues that no worker runs. */
+  inherit(counters: QueueCounters): void {
+    for (const { index, direction, values } of counters) {
+      const queue = this.all[index];
+      if (queue?.direction === direction)
+        this.#host.window.longs.set(values, (queue.address + L.DRIVER_STATS) / 8);
     }
   }
 

@@ -21,7 +21,15 @@ import type { Port } from '../../port/port.js';
 import { attachPort } from '../../port/registry.js';
 import { Batch } from '../../ring/batch.js';
 import { type Datapath, type DatapathExports, loadDatapath } from '../../ring/datapath.js';
-import type { DriverCommand, DriverEvent, DriverLoopData, DriverQueue, DriverReply } from './commands.js';
+import type {
+  CompiledPrograms,
+  DriverCommand,
+  DriverEvent,
+  DriverLoopData,
+  DriverQueue,
+  DriverReply,
+} from './commands.js';
+import { Gap } from './gap.js';
 import { helperImplementations } from './helpers.js';
 import { PROGRAMS } from './registers.js';
 
@@ -35,6 +43,11 @@ const FAULTS: Readonly<Record<number, string>> = {
   [L.FAULT_COMPLETION]: 'the device completed a buffer that it does not have, or more than it holds',
   [L.FAULT_PROGRAM]: 'a program failed or broke the calling convention',
 };
+
+/** A program of a contract, and where it goes in the function table. */
+interface PreparedProgram extends ReturnType<typeof instantiate> {
+  readonly number: number;
+}
 
 class DriverLoop implements Loop<DriverCommand, DriverReply> {
   readonly pollEntries = 1 + MAX_QUEUES;
@@ -59,6 +72,8 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   /** Queues whose fault the main thread has heard of. */
   readonly #told = new Set<number>();
   #explain: readonly ((error: unknown) => Error | null)[] = [];
+  #prepared: readonly PreparedProgram[] = [];
+  readonly #gap: Gap;
 
   constructor({ window, data, emit }: LoopStart<DriverLoopData>) {
     this.#window = window;
@@ -68,6 +83,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     this.#rxBatch = new Batch(window, data.rxBatch);
     this.#txBatch = new Batch(window, data.txBatch);
     this.#emit = emit;
+    this.#gap = new Gap(blackout => emit({ blackout }));
     this.spin = data.spin;
   }
 
@@ -129,14 +145,25 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   handle(command: DriverCommand): DriverReply {
     let reply = { reclaimed: 0, seized: 0 };
     switch (command.op) {
+      case 'prepare':
+        this.#prepare(command.programs);
+        break;
       case 'attach':
         this.#attach(command);
+        break;
+      case 'switch':
+        reply = this.#switch(command);
+        break;
+      case 'go':
+        this.#transmitting = true;
+        this.#gap.go();
         break;
       case 'up':
         this.#up();
         break;
       case 'stopTransmit':
         this.#transmitting = false;
+        this.#gap.stop();
         break;
       case 'down':
         reply = this.#down();
@@ -145,23 +172,40 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     return reply;
   }
 
-  #attach({ programs, rx, tx }: Extract<DriverCommand, { op: 'attach' }>): void {
+  #prepare(programs: CompiledPrograms): void {
     let prints = 0;
     const helpers = helperImplementations(this.#calls, value => {
       if (prints++ < MAX_PRINTS) this.#emit({ queue: -1, reason: `a program prints ${value}` });
     });
-    const explain: ((error: unknown) => Error | null)[] = [];
-    for (const { number, section } of PROGRAMS) {
+    this.#prepared = PROGRAMS.flatMap(({ number, section }) => {
       const module = programs[section];
-      if (!module) continue;
-      const { run, fault } = instantiate({ module }, this.#window.memory, helpers);
-      this.#datapath.table.set(number, run);
-      explain.push(fault);
-    }
-    this.#explain = explain;
+      return module ? [{ number, ...instantiate({ module }, this.#window.memory, helpers) }] : [];
+    });
+    this.#gap.watch(this.#receiving);
+  }
+
+  #attach({ rx, tx }: { readonly rx: readonly DriverQueue[]; readonly tx: readonly DriverQueue[] }): void {
+    for (const { number, run } of this.#prepared) this.#datapath.table.set(number, run);
+    this.#explain = this.#prepared.map(({ fault }) => fault);
     this.#rx = rx;
     this.#tx = tx;
     this.#reset();
+  }
+
+  /** From the queues in use to these, which go on counting where those have stopped. */
+  #switch({ rx, tx }: Extract<DriverCommand, { op: 'switch' }>): DriverReply {
+    const former = [...this.#rx, ...this.#tx];
+    const reply = this.#down();
+    this.#attach({ rx, tx });
+    for (const { index, address } of [...rx, ...tx]) {
+      const before = former.find(queue => queue.index === index);
+      if (!before) continue;
+      const from = (before.address + L.DRIVER_STATS) / 8;
+      this.#window.longs.copyWithin((address + L.DRIVER_STATS) / 8, from, from + L.STATS_SIZE / 8);
+    }
+    this.#up();
+    this.#transmitting = false;
+    return reply;
   }
 
   #up(): void {
@@ -214,6 +258,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     this.#active = queue;
     const taken = this.#checked(queue, this.#calls.driver_rx_poll(queue.address, batch.address, RX_BUDGET));
     const { count } = batch;
+    if (count > 0) this.#gap.packets('rx');
     // What the netdev does not take is lost, as on any card whose host is too slow.
     for (let lost = count === 0 ? 0 : count - this.#netdev.put(batch); lost > 0; lost--) {
       this.#calls.bump(queue.address + L.DRIVER_STATS, L.STAT_DROPPED);
@@ -244,6 +289,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     if (this.#checked(queue, this.#calls.driver_tx_publish(queue.address, batch.address, filled)) > 0) {
       this.#kick(queue);
     }
+    this.#gap.packets('tx');
     return filled;
   }
 

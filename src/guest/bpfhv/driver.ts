@@ -10,6 +10,9 @@
  *      └─────────────────────────────────────────────┴─────────────────────────┘ device gone, upgrade: the same, then let go
  * ```
  * Whatever happens, one routine compares what is with what should be and takes the next step (`#reconcile`), one step at a time.
+ *
+ * An upgrade of a running device that shows the next contract beforehand is followed in two steps (`#follow`): everything that can fail or takes long
+ * comes first, while the old contract runs; then stop, hand over, go.
  */
 import * as L from '../../../datapath/layout.js';
 import { STACK_BYTES } from '../../ebpf/sandbox.js';
@@ -21,8 +24,15 @@ import { LoopThread } from '../../nic/thread.js';
 import type { PortHandle } from '../../port/port.js';
 import { Batch } from '../../ring/batch.js';
 import { offloadsOf, parseOffloads } from '../../ring/features.js';
-import type { DriverCommand, DriverEvent, DriverLoopData, DriverReply } from './commands.js';
-import { DriverQueues, readContract } from './contract.js';
+import type {
+  Blackout,
+  CompiledPrograms,
+  DriverCommand,
+  DriverEvent,
+  DriverLoopData,
+  DriverReply,
+} from './commands.js';
+import { type Contract, DriverQueues, type QueueCounters, readContract } from './contract.js';
 import { dumpDriver } from './dump.js';
 import { loadPrograms } from './programs.js';
 import { CTRL, REG, STATUS } from './registers.js';
@@ -30,6 +40,17 @@ import type { BpfhvTransport } from './transport.js';
 
 /** What this driver can make use of. */
 const ALL_FEATURES = parseOffloads('all')!;
+
+/** A contract that could be taken at once. */
+interface Prepared {
+  readonly contract: Contract;
+  readonly programs: CompiledPrograms;
+  readonly queues: DriverQueues;
+}
+
+/** How long a new contract is on probation: see `#regrets`. */
+const PROBATION_MS = 3_000;
+const MAX_BLACKOUTS = 1000;
 
 export interface DriverOptions {
   readonly transport: BpfhvTransport;
@@ -51,6 +72,8 @@ export interface DriverStats {
   readonly probes: number;
   /** Buffers that neither device nor programs gave back at a stop. */
   readonly seized: number;
+  /** Of the last changes of contract under a running interface, the oldest first. */
+  readonly blackouts: readonly Blackout[];
   readonly queues: readonly ({ readonly index: number; readonly direction: Direction } & QueueStats)[];
 }
 
@@ -60,12 +83,19 @@ export class BpfhvDriver {
   readonly #batches: readonly Batch[];
   readonly #stack: number;
   #queues: DriverQueues | null = null;
+  /** Of queues that were let go: those that come after them go on counting. */
+  #counters: QueueCounters = [];
   #running = false;
   #wanted = false;
   /** A queue broke, or the contract can't be taken: stands still until the interface goes down, or another contract comes. */
   #broken = false;
   #closing = false;
   #probes = 0;
+  /** Changes of contract without a detach; how long each of the last ones kept packets waiting. */
+  #blackouts: Blackout[] = [];
+  /** Until then, a queue that breaks is the new contract's fault. */
+  #probation = 0;
+  #regrets = false;
   #seized = 0;
   #work: Promise<void> | null = null;
   #again = false;
@@ -126,7 +156,13 @@ export class BpfhvDriver {
       direction,
       ...readStats(this.#options.window, address + L.DRIVER_STATS),
     }));
-    return { running: this.#running, probes: this.#probes, seized: this.#seized, queues };
+    return {
+      running: this.#running,
+      probes: this.#probes,
+      seized: this.#seized,
+      blackouts: this.#blackouts,
+      queues,
+    };
   }
 
   /** The state of every queue as driver and device see it, for people. */
@@ -191,6 +227,8 @@ export class BpfhvDriver {
     const { transport } = this.#options;
     const status = transport.present ? await transport.read(REG.STATUS) : 0;
     const upgrade = (status & STATUS.UPGRADE) !== 0;
+    const follows = upgrade && this.#running && this.#wanted && !this.#broken && transport.previews;
+    if (follows && !this.#closing) return this.#follow();
     if (this.#queues && (!transport.present || upgrade || this.#closing)) await this.#detach();
     if (this.#closing || !transport.present) return;
 
@@ -212,39 +250,93 @@ export class BpfhvDriver {
   }
 
   async #attach(): Promise<void> {
-    const { transport, arena, window, netdev, features = ALL_FEATURES } = this.#options;
+    const { transport, netdev } = this.#options;
+    const { contract, programs, queues } = await this.#prepare();
+    this.#queues = queues;
+    queues.inherit(this.#counters);
+    await queues.register(transport);
+    await this.#thread.call({ op: 'prepare', programs });
+    await this.#thread.call({ op: 'attach', rx: queues.rx, tx: queues.tx });
+    netdev.setOffloads?.(offloadsOf(contract.features, 'tx'));
+    this.#options.onMac?.(contract.mac);
+    this.#probed('device probed', contract);
+  }
+
+  /** Reads what the device shows, and gets everything ready for it. Throws DriverError, MemoryError when that can't be; nothing has run then. */
+  async #prepare(): Promise<Prepared> {
+    const { transport, arena, window, features = ALL_FEATURES } = this.#options;
     const contract = await readContract(transport, features);
     const programs = await loadPrograms(transport, contract, this.#stack);
-    this.#queues = new DriverQueues(contract, { transport, arena, window });
-    await this.#queues.register(transport);
-    const { rx, tx } = this.#queues;
-    await this.#thread.call({ op: 'attach', programs, rx, tx });
-    netdev.setOffloads?.(offloadsOf(contract.features, 'tx'));
+    return { contract, programs, queues: new DriverQueues(contract, { transport, arena, window }) };
+  }
+
+  #probed(what: string, { numRxQueues, numRxBufs, numTxBufs, features }: Contract): void {
     this.#probes++;
-    this.#options.onMac?.(contract.mac);
-    this.#log(
-      'info',
-      `device probed: ${rx.length} queue pair(s), ${contract.numRxBufs}/${contract.numTxBufs} buffers, features 0x${contract.features.toString(16)}`,
-    );
+    const shape = `${numRxQueues} queue pair(s), ${numRxBufs}/${numTxBufs} buffers`;
+    this.#log('info', `${what}: ${shape}, features 0x${features.toString(16)}`);
+  }
+
+  /**
+   * From the contract that runs to the one that the device shows.
+   *
+   * ```
+   *   old   ── runs ──────────────────────────────────┤ rx off, stop, tx off ├ take back
+   *   new       read, verify, compile, register ──────┤                      ├ lend ─ ready, on ── go ── runs ──►
+   * ```
+   */
+  async #follow(): Promise<void> {
+    const { transport, netdev } = this.#options;
+    const { generation } = transport;
+    let prepared: Prepared;
+    try {
+      prepared = await this.#prepare();
+    } catch (error) {
+      if (!transport.present) return this.#wake();
+      this.#log('error', `upgrade declined: ${(error as Error).message}`);
+      await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
+      return;
+    }
+    const { contract, programs, queues } = prepared;
+    await this.#thread.call({ op: 'prepare', programs });
+    await queues.register(transport);
+    if (transport.generation !== generation) {
+      queues.close(); // the device has changed its mind meanwhile, or is gone
+      return this.#wake();
+    }
+    const former = this.#queues!;
+    this.#queues = queues;
+    await transport.write(REG.CTRL, CTRL.RX_DISABLE);
+    await this.#thread.call({ op: 'stopTransmit' });
+    await transport.write(REG.CTRL, CTRL.TX_DISABLE);
+    netdev.setOffloads?.(offloadsOf(contract.features, 'tx'));
+    const switched = this.#thread.call({ op: 'switch', rx: queues.rx, tx: queues.tx });
+    await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
+    const enabled = await this.#enable();
+    const { reclaimed, seized } = await switched;
+    if (enabled) await this.#thread.call({ op: 'go' });
+    former.close();
+    this.#running = enabled;
+    this.#broken = !enabled;
+    this.#probation = performance.now() + PROBATION_MS;
+    this.#count(seized);
+    this.#probed(`upgraded, ${reclaimed} unused buffers reclaimed`, contract);
+    if (enabled) await this.#followLink();
+    else netdev.setCarrier?.(false);
   }
 
   async #detach(): Promise<void> {
     try {
       if (this.#running) await this.#bringDown();
     } finally {
+      if (this.#queues) this.#counters = this.#queues.counters();
       this.#queues?.close();
       this.#queues = null;
     }
   }
 
   async #bringUp(): Promise<void> {
-    const { transport } = this.#options;
-    await transport.write(REG.CTRL, CTRL.RX_ENABLE | CTRL.TX_ENABLE);
-    const both = STATUS.RX_ENABLED | STATUS.TX_ENABLED;
-    if (((await transport.read(REG.STATUS)) & both) !== both) {
-      this.#log('error', 'the device refuses to be enabled');
+    if (!(await this.#enable())) {
       this.#broken = true;
-      await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE); // half of it is of no use
       return;
     }
     await this.#thread.call({ op: 'up' });
@@ -254,18 +346,36 @@ export class BpfhvDriver {
     for (const resolve of this.#waiters.splice(0)) resolve();
   }
 
+  async #enable(): Promise<boolean> {
+    const { transport } = this.#options;
+    await transport.write(REG.CTRL, CTRL.RX_ENABLE | CTRL.TX_ENABLE);
+    const both = STATUS.RX_ENABLED | STATUS.TX_ENABLED;
+    if (((await transport.read(REG.STATUS)) & both) === both) return true;
+    this.#log('error', 'the device refuses to be enabled');
+    await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE); // half of it is of no use
+    return false;
+  }
+
   /** Returns how many buffers had to be taken by force. */
   async #bringDown(): Promise<number> {
     const { transport, netdev } = this.#options;
+    // While the device runs, this says that its contract is of no use.
+    if (this.#regrets && transport.present) await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
+    this.#regrets = false;
+    this.#probation = 0;
     this.#running = false;
     netdev.setCarrier?.(false);
     await this.#thread.call({ op: 'stopTransmit' });
     if (transport.present) await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
     const { reclaimed, seized } = await this.#thread.call({ op: 'down' });
-    this.#seized += seized;
-    if (seized > 0) this.#log('warn', `the device did not give back ${seized} buffers: they were taken`);
+    this.#count(seized);
     this.#log('info', `device stopped, ${reclaimed} unused buffers reclaimed`);
     return seized;
+  }
+
+  #count(seized: number): void {
+    this.#seized += seized;
+    if (seized > 0) this.#log('warn', `the device did not give back ${seized} buffers: they were taken`);
   }
 
   async #followLink(): Promise<void> {
@@ -273,13 +383,20 @@ export class BpfhvDriver {
     this.#options.netdev.setCarrier?.(up);
   }
 
-  #onEvent({ queue, reason }: DriverEvent): void {
+  #onEvent(event: DriverEvent): void {
+    if ('blackout' in event) {
+      this.#blackouts.push(event.blackout);
+      if (this.#blackouts.length > MAX_BLACKOUTS) this.#blackouts.shift();
+      return;
+    }
+    const { queue, reason } = event;
     if (queue < 0) {
       this.#log('info', reason);
       return;
     }
     this.#log('error', `queue ${queue} stopped: ${reason}`);
     this.#broken = true;
+    this.#regrets = performance.now() < this.#probation;
     this.#wake();
   }
 

@@ -21,6 +21,10 @@ export interface BpfhvTransport {
   onChange: () => void;
   /** Whether there is a device now. */
   readonly present: boolean;
+  /** Registers and program window show a contract that is announced but not in force yet; what is registered is for that one. */
+  readonly previews: boolean;
+  /** Another number whenever what registers and program window show has changed. */
+  readonly generation: number;
 }
 
 /** A device, or what it offers, that the driver can't work with. */

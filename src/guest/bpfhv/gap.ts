@@ -1,0 +1,72 @@
+/**
+ * How long a change of contract keeps packets waiting, as the guest sees it.
+ *
+ * ```
+ *   out   ‖ ‖ ‖ ‖ ‖                         ‖ ‖ ‖ ‖
+ *                 └────────── tx ───────────┘
+ *               stop ├────── stopped ──────┤ go
+ * ```
+ * Looks at the clock once a batch, and only from `watch` until packets flow again.
+ */
+import type { Blackout } from './commands.js';
+
+/** A direction in which nothing came for so long before the stop was idle: its gap says nothing. Milliseconds. */
+const IDLE_MS = 10;
+/** So long after the go, what has not come does not come. */
+const LATE_MS = 1000;
+
+export class Gap {
+  readonly #tell: (blackout: Blackout) => void;
+  #watching = false;
+  #stopped = 0;
+  #gone = 0;
+  /** When the last packet before the stop, and the first one after the go, went out and came in; 0: none. */
+  #last = { tx: 0, rx: 0 };
+  #first = { tx: 0, rx: 0 };
+
+  constructor(tell: (blackout: Blackout) => void) {
+    this.#tell = tell;
+  }
+
+  /** A change is about to come. */
+  watch(on: boolean): void {
+    this.#watching = on;
+    this.#stopped = 0;
+    this.#gone = 0;
+    this.#last = { tx: 0, rx: 0 };
+    this.#first = { tx: 0, rx: 0 };
+  }
+
+  stop(): void {
+    this.#stopped = performance.now();
+  }
+
+  go(): void {
+    this.#gone = performance.now();
+  }
+
+  /** Packets went out, or came in. */
+  packets(direction: 'tx' | 'rx'): void {
+    if (!this.#watching) return;
+    const now = performance.now();
+    if (this.#gone === 0) {
+      this.#last[direction] = now;
+      return;
+    }
+    if (this.#first[direction] === 0) this.#first[direction] = now;
+    if ((this.#first.tx !== 0 && this.#first.rx !== 0) || now - this.#gone > LATE_MS) this.#end();
+  }
+
+  #end(): void {
+    this.#watching = false;
+    const stopped = (this.#gone - this.#stopped) * 1000;
+    this.#tell({ stopped, tx: this.#between('tx'), rx: this.#between('rx') });
+  }
+
+  #between(direction: 'tx' | 'rx'): number | null {
+    const last = this.#last[direction];
+    const first = this.#first[direction];
+    const idle = this.#stopped - last > IDLE_MS;
+    return idle || first === 0 ? null : (first - last) * 1000;
+  }
+}
