@@ -2,12 +2,16 @@
 import { randomBytes } from 'node:crypto';
 import { Command, Option } from '@commander-js/extra-typings';
 import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
+import type { Blackout } from '../guest/bpfhv/commands.js';
 import { BUFFER_PAIR } from '../guest/bpfhv/contract.js';
 import { BpfhvDriver } from '../guest/bpfhv/driver.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/limits.js';
+import { ControlError, type ControlInfo, type Controlled } from '../observe/control/messages.js';
 import { openPort, portUsage } from '../port/registry.js';
+import { controlOption, nameOption, openControl } from './control.js';
+import { readCounters } from './counters.js';
 import {
   childOf,
   cleaningUp,
@@ -43,18 +47,20 @@ export function guestCommand() {
       'print rates every so many seconds (2 when not said)',
       wholeNumber('--stats', 1, 3600),
     )
-    .option('--name <name>', 'the name in messages', 'guest')
+    .addOption(nameOption('guest'))
+    .addOption(controlOption())
     .option('--pidfile <file>', 'write the process id there')
     .option('-v, --verbose', 'say what happens')
     .addOption(childOf())
     .action(options =>
       cleaningUp(async later => {
-        const log = createLog(options.name, options.verbose ?? false);
+        const log = createLog(options.name ?? 'guest', options.verbose ?? false);
         const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
         const stop = untilStopped();
         const host = createHost();
         let goodbye = (): void => {};
         later(() => goodbye());
+        const control = openControl(options, 'guest', log, later);
 
         const netdev = openPort(options.netdev, host);
         later(() => netdev.close());
@@ -63,6 +69,8 @@ export function guestCommand() {
         const device = new ProxyDevice({ ram, queuePairs: options.queues, bufs: options.bufs, mac, log });
         later(() => device.close());
         const tap = asTap(netdev);
+        /** For a parent, who asks now and then. */
+        const fresh: Blackout[] = [];
         const driver = await BpfhvDriver.start({
           ...host,
           transport: device,
@@ -70,6 +78,7 @@ export function guestCommand() {
           spin: options.spin ?? false,
           features: options.offload,
           log,
+          onBlackout: blackout => options.childOf !== undefined && fresh.push(blackout),
           onMac: address => {
             // An interface forgets its neighbours when its address is set, even to the same one.
             if (tap && !address.every((octet, i) => octet === tap.tap.mac[i])) tap.tap.mac = address;
@@ -108,8 +117,23 @@ export function guestCommand() {
         later(writePidfile(options.pidfile));
         const queues = () => driver.stats().queues;
         later(printStats(options.stats, queues, netdev));
-        const report = answerParent(options.childOf, { window: host.window, port: netdev, queues });
+        const controlled: Controlled = {
+          info: (): ControlInfo => ({
+            ...{ pid: process.pid, role: 'guest', device: null, port: options.netdev },
+            ...{ socket: options.bpfhvProxy, connected: device.present, running: driver.running },
+            ...{ queues: queues().length, features: null },
+          }),
+          stats: () => ({ ...readCounters(host.window, netdev, queues()), ...driver.stats() }),
+          dump: () => driver.dump(),
+          upgrade: async () => {
+            throw new ControlError('UPGRADE_UNSUPPORTED', 'a guest follows its backend: upgrade that one');
+          },
+          leave: () => stop.abort('SIGTERM'),
+        };
+        const stats = () => ({ ...controlled.stats(), blackouts: fresh.splice(0) });
+        const report = answerParent(options.childOf, { ...controlled, stats });
         goodbye = () => report(host.arena.live + ram.live);
+        control.answer(controlled);
         await meetPeers({
           path: options.bpfhvProxy,
           listens: !options.connect,

@@ -3,8 +3,12 @@ import { Command, Option } from '@commander-js/extra-typings';
 import { type Channel, serveBackend } from '../control/bpfhv-proxy/index.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS } from '../nic/limits.js';
 import { Nic } from '../nic/nic.js';
-import { openPort, portUsage } from '../port/registry.js';
-import { deviceType, deviceTypeNames } from '../ring/registry.js';
+import type { ControlInfo, Controlled } from '../observe/control/messages.js';
+import { portUsage } from '../port/registry.js';
+import { sring } from '../ring/sring.js';
+import { controlOption, nameOption, openControl } from './control.js';
+import { readCounters } from './counters.js';
+import { device, deviceHelp } from './device.js';
 import {
   childOf,
   cleaningUp,
@@ -18,8 +22,9 @@ import { createLog, type Log, sparing } from './log.js';
 import { allOffloads, checkOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
+import { ServedPort } from './served-port.js';
 import { printStats } from './stats.js';
-import { asTap, watchTap } from './tap-watch.js';
+import { upgradeNic } from './upgrade-nic.js';
 
 export function serveCommand() {
   return new Command('serve')
@@ -29,7 +34,7 @@ export function serveCommand() {
       new Option('--connect', 'connect to the hypervisor, again and again (default)').conflicts('listen'),
     )
     .option('--listen', 'let the hypervisor connect')
-    .addOption(new Option('--device <type>', 'the ring format').choices(deviceTypeNames).default('sring'))
+    .addOption(new Option('--device <type>', deviceHelp).argParser(device).default(sring, sring.name))
     .requiredOption('--port <spec>', `where frames go and come from: ${portUsage.join('  ')}`)
     .option('--queues <n>', 'queue pairs at most', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 8)
     .option('--bufs <n>', 'descriptors per queue at most', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), MAX_BUFS)
@@ -46,7 +51,8 @@ export function serveCommand() {
       'print rates every so many seconds (2 when not said)',
       wholeNumber('--stats', 1, 3600),
     )
-    .option('--name <name>', 'the name in messages', 'nic')
+    .addOption(nameOption('nic'))
+    .addOption(controlOption())
     .option('--pcap <file>', 'capture every frame, in both directions, as pcapng')
     .option('--pidfile <file>', 'write the process id there')
     .option('--require-sealed', 'refuse guest memory that its owner could shrink')
@@ -54,22 +60,22 @@ export function serveCommand() {
     .addOption(childOf())
     .action(options =>
       cleaningUp(async later => {
-        const device = deviceType(options.device)!;
-        checkOffloads(options.offload, device);
-        const log = createLog(options.name, options.verbose ?? false);
+        checkOffloads(options.offload, options.device);
+        const log = createLog(options.name ?? 'nic', options.verbose ?? false);
         const warn = sparing(log); // what a hypervisor can provoke must not fill a disk
         const nicLog: Log = (level, message) => (level === 'warn' ? warn : log)(level, message);
         const stop = untilStopped();
         const host = createHost();
         let goodbye = (): void => {};
         later(() => goodbye());
+        const control = openControl(options, 'nic', log, later);
 
-        const port = openPort(options.port, host);
+        const port = new ServedPort(options.port, host);
         later(() => port.close());
         const nic = await Nic.start({
           ...host,
-          device,
-          port,
+          device: options.device,
+          port: port.handle,
           features: options.offload,
           limits: { queuePairs: options.queues, bufs: options.bufs },
           spin: options.spin ?? false,
@@ -81,9 +87,28 @@ export function serveCommand() {
         later(() => nic.close());
         later(writePidfile(options.pidfile));
         const queues = () => nic.stats().queues;
-        later(printStats(options.stats, queues, port));
-        const report = answerParent(options.childOf, { window: host.window, port, queues });
+        later(printStats(options.stats, queues, { counters: () => nic.port.counters() }));
+        let connected = false;
+        let conversation = new AbortController();
+        const hangUpOnce = async (): Promise<void> => {
+          await stopQueues(nic, log);
+          conversation.abort();
+        };
+        const controlled: Controlled = {
+          info: (): ControlInfo => ({
+            ...{ pid: process.pid, role: 'serve', device: nic.device.name, port: port.spec },
+            ...{ socket: options.bpfhvProxy, connected, running: nic.running },
+            ...{ queues: queues().length, features: `0x${nic.agreed.toString(16)}` },
+          }),
+          stats: () => readCounters(host.window, nic.port, queues()),
+          dump: () => nic.dump(),
+          upgrade: wish =>
+            upgradeNic(nic, port, wish, options.bpfhvProxy.startsWith('fd:') ? undefined : hangUpOnce),
+          leave: () => stop.abort('SIGTERM'),
+        };
+        const report = answerParent(options.childOf, controlled);
         goodbye = () => report(host.arena.live);
+        control.answer(controlled);
 
         // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
         const hangUp = new AbortController();
@@ -94,27 +119,23 @@ export function serveCommand() {
           hangUp.abort();
         };
         nic.onFailure = fail;
-        const tap = asTap(port);
-        const monitor = tap ? watchTap(tap, () => {}, fail) : null;
-        later(() => monitor?.close());
+        port.onGone = fail;
         whenAborted(stop.signal, async () => {
-          try {
-            await nic.disable('tx');
-            await nic.disable('rx');
-          } catch (error) {
-            log('error', (error as Error).message);
-          }
+          await stopQueues(nic, log);
           hangUp.abort();
         });
         const session = async (channel: Channel): Promise<boolean> => {
           log('info', 'hypervisor connected');
+          connected = true;
+          conversation = new AbortController();
           const { requests, refused, error } = await serveBackend(channel, nic, {
-            signal: hangUp.signal,
+            signal: AbortSignal.any([hangUp.signal, conversation.signal]),
             // Who listens holds nobody's place, and may begin late: a VMM that first fills its huge pages.
             ...(options.listen ? {} : { firstRequestTimeoutMs: Number.POSITIVE_INFINITY }),
             onRefused: (request, reason) => warn('warn', `${request} refused: ${reason.message}`),
           });
-          const lost = error !== null && !hangUp.signal.aborted;
+          connected = false;
+          const lost = error !== null && !hangUp.signal.aborted && !conversation.signal.aborted;
           log(lost ? 'warn' : 'info', lost ? `hypervisor lost: ${error.message}` : 'hypervisor gone');
           // One whom we could not serve is no reason to be back at once.
           return requests > 0 && refused === 0;
@@ -130,4 +151,14 @@ export function serveCommand() {
         if (failure) throw failure;
       }),
     );
+}
+
+/** Stops both directions, with what the guest has published sent. */
+async function stopQueues(nic: Nic, log: Log): Promise<void> {
+  try {
+    await nic.disable('tx');
+    await nic.disable('rx');
+  } catch (error) {
+    log('error', (error as Error).message);
+  }
 }

@@ -61,7 +61,7 @@ export function lossLine({ dropped, tooLong, errors }: PortCounters): string {
 export function printStats(
   seconds: number | true | undefined,
   read: () => Queues,
-  port: PortHandle,
+  port: Pick<PortHandle, 'counters'>,
 ): () => void {
   if (seconds === undefined) return () => {};
   const interval = seconds === true ? 2 : seconds;

@@ -62,6 +62,8 @@ export interface DriverOptions {
   /** Feature bits to accept when they are offered; default: all that there are. */
   readonly features?: bigint;
   readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
+  /** Told of each change of contract under a running interface. */
+  readonly onBlackout?: (blackout: Blackout) => unknown;
   /** Told the device's address whenever it is probed, 6 octets. */
   readonly onMac?: (mac: Uint8Array) => void;
 }
@@ -72,7 +74,9 @@ export interface DriverStats {
   readonly probes: number;
   /** Buffers that neither device nor programs gave back at a stop. */
   readonly seized: number;
-  /** Of the last changes of contract under a running interface, the oldest first. */
+  /** Changes of contract under a running interface. */
+  readonly upgrades: number;
+  /** Of the last ones of them, the oldest first. */
   readonly blackouts: readonly Blackout[];
   readonly queues: readonly ({ readonly index: number; readonly direction: Direction } & QueueStats)[];
 }
@@ -91,7 +95,8 @@ export class BpfhvDriver {
   #broken = false;
   #closing = false;
   #probes = 0;
-  /** Changes of contract without a detach; how long each of the last ones kept packets waiting. */
+  /** Changes of contract without a detach that have been timed; how long each of the last ones kept packets waiting. */
+  #upgrades = 0;
   #blackouts: Blackout[] = [];
   /** Until then, a queue that breaks is the new contract's fault. */
   #probation = 0;
@@ -160,6 +165,7 @@ export class BpfhvDriver {
       running: this.#running,
       probes: this.#probes,
       seized: this.#seized,
+      upgrades: this.#upgrades,
       blackouts: this.#blackouts,
       queues,
     };
@@ -266,7 +272,8 @@ export class BpfhvDriver {
   async #prepare(): Promise<Prepared> {
     const { transport, arena, window, features = ALL_FEATURES } = this.#options;
     const contract = await readContract(transport, features);
-    const programs = await loadPrograms(transport, contract, this.#stack);
+    const { programs, summary } = await loadPrograms(transport, contract, this.#stack);
+    this.#log('info', summary);
     return { contract, programs, queues: new DriverQueues(contract, { transport, arena, window }) };
   }
 
@@ -385,8 +392,10 @@ export class BpfhvDriver {
 
   #onEvent(event: DriverEvent): void {
     if ('blackout' in event) {
+      this.#upgrades++;
       this.#blackouts.push(event.blackout);
       if (this.#blackouts.length > MAX_BLACKOUTS) this.#blackouts.shift();
+      this.#options.onBlackout?.(event.blackout);
       return;
     }
     const { queue, reason } = event;
