@@ -11,7 +11,8 @@ export interface ChildCounters {
   /** Of a source or sink; null: the port is another. */
   readonly flow: FlowCounters | null;
   readonly port: PortCounters;
-  /** Of a guest: the changes of contract since the last answer. */
+  /** Of a guest: changes of contract under a running interface, and how long packets had to wait at the last ones of them. */
+  readonly upgrades?: number;
   readonly blackouts?: readonly Blackout[];
 }
 

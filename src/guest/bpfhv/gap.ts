@@ -30,6 +30,7 @@ export class Gap {
 
   /** A change is about to come. */
   watch(on: boolean): void {
+    if (this.#watching && this.#gone !== 0) this.#end();
     this.#watching = on;
     this.#stopped = 0;
     this.#gone = 0;
@@ -54,7 +55,16 @@ export class Gap {
       return;
     }
     if (this.#first[direction] === 0) this.#first[direction] = now;
-    if ((this.#first.tx !== 0 && this.#first.rx !== 0) || now - this.#gone > LATE_MS) this.#end();
+    if ((this.#flows('tx') && this.#flows('rx')) || now - this.#gone > LATE_MS) this.#end();
+  }
+
+  /** Nothing more is to be learnt of that direction. */
+  #flows(direction: 'tx' | 'rx'): boolean {
+    return this.#first[direction] !== 0 || this.#idle(direction);
+  }
+
+  #idle(direction: 'tx' | 'rx'): boolean {
+    return this.#stopped - this.#last[direction] > IDLE_MS;
   }
 
   #end(): void {
@@ -66,7 +76,6 @@ export class Gap {
   #between(direction: 'tx' | 'rx'): number | null {
     const last = this.#last[direction];
     const first = this.#first[direction];
-    const idle = this.#stopped - last > IDLE_MS;
-    return idle || first === 0 ? null : (first - last) * 1000;
+    return this.#idle(direction) || first === 0 ? null : (first - last) * 1000;
   }
 }
