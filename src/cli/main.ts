@@ -13,6 +13,10 @@ const COMMANDS: ReadonlyMap<string, () => Promise<CommandUnknownOpts>> = new Map
   ['demo', async () => (await import('./demo.js')).demoCommand() as CommandUnknownOpts],
   ['serve', async () => (await import('./serve.js')).serveCommand() as CommandUnknownOpts],
   ['guest', async () => (await import('./guest.js')).guestCommand() as CommandUnknownOpts],
+  ['ls', async () => (await import('./ls.js')).lsCommand() as CommandUnknownOpts],
+  ['stats', async () => (await import('./stats-command.js')).statsCommand() as CommandUnknownOpts],
+  ['dump', async () => (await import('./dump.js')).dumpCommand() as CommandUnknownOpts],
+  ['upgrade', async () => (await import('./upgrade.js')).upgradeCommand() as CommandUnknownOpts],
   ['ebpf', async () => (await import('./ebpf.js')).ebpfCommand() as CommandUnknownOpts],
   ['bench', async () => (await import('./bench.js')).benchCommand() as CommandUnknownOpts],
 ]);

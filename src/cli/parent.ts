@@ -7,44 +7,38 @@
  *   parent                        child
  *   an empty line on stdin  ──►
  *                           ◄──   {"queues":[…],"flow":…,"port":…}             counters as they are now
+ *   {"op":"upgrade",…}      ──►   any request of a control socket (src/observe/control/messages.ts); several are answered in order
+ *                           ◄──   {"reply":{"ok":…}} or {"reply":{"error":…}}
  *   SIGTERM                 ──►   stops in good order, closes everything
  *                           ◄──   {"left":{"fds":0,"mappings":0,"buffers":0}}  what it holds even then: leaks
  * ```
  * `fd:N` in place of a socket's path is a connected socket that the parent left open for us: no file that could be left behind. When that
  * conversation is over, so is the command.
  */
+import { createInterface } from 'node:readline';
 import { inheritFd, openFds, setNonblocking } from '../linux/fd.js';
 import { openMappings } from '../linux/mmap.js';
 import { dieWithParent } from '../linux/process.js';
 import { UnixSocket } from '../linux/unix-socket.js';
-import type { Window } from '../memory/window.js';
-import type { ChildCounters } from '../observe/child-report.js';
-import { readFlow } from '../port/flow.js';
-import type { PortHandle } from '../port/port.js';
-
-export interface ParentOptions {
-  readonly window: Window;
-  readonly port: PortHandle;
-  queues(): ChildCounters['queues'];
-}
+import { answerTo, type Controlled } from '../observe/control/messages.js';
 
 /** Answers the parent from now on. The returned function says goodbye: call it when everything is closed, with the buffers still out. */
-export function answerParent(
-  pid: number | undefined,
-  { window, port, queues }: ParentOptions,
-): (buffers: number) => void {
+export function answerParent(pid: number | undefined, controlled: Controlled): (buffers: number) => void {
   if (pid === undefined) return () => {};
   dieWithParent(pid);
-  const { kind, state } = port.descriptor;
-  const hasFlow = kind === 'source' || kind === 'sink';
-  const answer = (): void => {
-    const flow = hasFlow ? readFlow(window, state) : null;
-    say({ queues: queues(), flow, port: port.counters() } satisfies ChildCounters);
-  };
-  process.stdin.on('data', answer);
+  let answered = Promise.resolve();
+  const lines = createInterface({ input: process.stdin });
+  lines.on('line', line => {
+    if (line === '') say(JSON.stringify(controlled.stats()));
+    else {
+      answered = answered.then(async () => say(`{"reply":${(await answerTo(line, controlled)).trimEnd()}}`));
+    }
+  });
   return buffers => {
-    process.stdin.off('data', answer).destroy();
-    say({ left: { fds: openFds().length, mappings: openMappings().length, buffers } });
+    lines.close();
+    process.stdin.destroy();
+    const left = { fds: openFds().length, mappings: openMappings().length, buffers };
+    say(JSON.stringify({ left }));
   };
 }
 
@@ -57,6 +51,6 @@ export function inheritedSocket(path: string): UnixSocket | null {
   return new UnixSocket(owner);
 }
 
-function say(message: object): void {
-  process.stdout.write(`${JSON.stringify(message)}\n`);
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
 }

@@ -1,0 +1,51 @@
+/** `polynic upgrade NAME`: changes a NIC under its running guest. */
+import { Command, Option } from '@commander-js/extra-typings';
+import { ask } from '../observe/control/client.js';
+import { ControlError, printable, type UpgradeReport } from '../observe/control/messages.js';
+import { deviceTypeNames } from '../ring/registry.js';
+import { NAME_ARGUMENT } from './asking.js';
+import { UsageError, wholeNumber } from './host.js';
+import { offloadHelp, offloads } from './offload.js';
+
+const PATIENCE_S = 30;
+
+export function upgradeCommand() {
+  return new Command('upgrade')
+    .description('change the ring format, the port or the offloads of a NIC under its running guest')
+    .argument(...NAME_ARGUMENT)
+    .addOption(new Option('--device <type>', 'the new ring format').choices(deviceTypeNames))
+    .option('--port <spec>', 'the new port')
+    .option('--offload <list>', `the new ${offloadHelp}`, checkedOffloads)
+    .addOption(new Option('--spin', 'from now on never sleep').conflicts('poll'))
+    .option('--poll', 'from now on sleep when there is nothing to do')
+    .option('--timeout <seconds>', 'wait so long for the end', wholeNumber('--timeout', 1, 3600), PATIENCE_S)
+    .option('--json', 'print {outcome, from, to, ms}')
+    .action(async (name, { device, port, offload, spin, poll, timeout, json = false }) => {
+      const wish = {
+        ...(device === undefined ? {} : { device }),
+        ...(port === undefined ? {} : { port }),
+        ...(offload === undefined ? {} : { offload }),
+        ...(spin || poll ? { spin: spin === true } : {}),
+      };
+      if (Object.keys(wish).length === 0) {
+        throw new UsageError('upgrade to what? --device, --port, --offload, --spin or --poll says it');
+      }
+      const answer = await ask(name, { op: 'upgrade', ...wish }, { timeoutMs: timeout * 1000 });
+      const report = answer as UpgradeReport;
+      if (typeof report.ms !== 'number') throw new ControlError('CONTROL_ANSWER', 'the answer is no report');
+      console.log(json ? JSON.stringify(report) : printable(sentence(name, report)));
+    });
+}
+
+/** The words as they are, once they are known to make sense. */
+function checkedOffloads(text: string): string {
+  offloads(text);
+  return text;
+}
+
+function sentence(name: string, { outcome, from, to, ms }: UpgradeReport): string {
+  const change = from === to ? `changed, still ${to}` : `from ${from} to ${to}`;
+  return outcome === 'done'
+    ? `${name}: ${change}, in ${ms.toFixed(1)} ms`
+    : `${name}: ${change}, for the next guest: none is there now`;
+}
