@@ -13,6 +13,7 @@ import * as L from './layout';
 export function clear(batch: usize): void {
   store<u32>(batch, 0, L.BATCH_COUNT);
   store<u32>(batch, 0, L.BATCH_IOV_USED);
+  store<u32>(batch, 0, L.BATCH_METADATA);
 }
 
 /** True while one more frame of up to `buffers` buffers fits. */

@@ -74,6 +74,17 @@ export function helper_vnet_set(_context: u64, from: u64): i64 {
   return 0;
 }
 
+/** pkt_meta_set(ctx, stamp, mark): what is known of the packet beside its bytes. */
+export function helper_meta_set(_context: u64, stamp: u64, mark: u64): i64 {
+  const batch = batchAtHand();
+  const frame = packetAtHand();
+  if (batch == 0 || frame == 0) return EINVAL;
+  store<u64>(frame, stamp, L.FRAME_STAMP);
+  store<u32>(frame, <u32>mark, L.FRAME_MARK);
+  store<u32>(batch, 1, L.BATCH_METADATA);
+  return 0;
+}
+
 /** rx|tx_buf_dma_map(ctx, vaddr, len, u64 *paddr): 0, or -ENOMEM for what is no buffer of this queue. */
 export function helper_dma_map(_context: u64, vaddr: u64, length: u64, paddr: u64): i64 {
   const driver = driverAtHand();

@@ -20,10 +20,20 @@ export {
   helper_csum_set,
   helper_dma_map,
   helper_dma_unmap,
+  helper_meta_set,
   helper_rx_pkt_alloc,
   helper_vnet_get,
   helper_vnet_set,
 } from './helpers';
+export {
+  kit_account,
+  kit_clear,
+  kit_end,
+  kit_has_room,
+  kit_refuse,
+  kit_take,
+} from './kit';
+export { metadata_fill, metadata_want } from './metadata';
 export { checksums_finish, checksums_restore, offload_undo } from './offload';
 export { segment_begin, segment_next, segment_pending } from './segment';
 export {

@@ -29,6 +29,7 @@ export const BATCH_WIN = 24; // u32 address of u32[iov capacity]
 export const BATCH_HEADERS = 28; // u32 address of virtio_net_hdr[capacity]
 export const BATCH_BASE = 32; // u64 address in this process of window address 0
 export const BATCH_SPILL = 40; // u32 address of what a frame too long for its buffers runs into, SPILL_SIZE bytes
+export const BATCH_METADATA = 44; // u32 1: its frames have, or are to have, the last two fields below
 export const BATCH_SIZE = 64;
 export const MAX_BATCH = 128;
 export const SPILL_SIZE = 65536;
@@ -41,7 +42,9 @@ export const FRAME_HEADER = 16; // u32 window address of its virtio_net_hdr
 export const FRAME_END = 20; // u32 the ring's index behind this frame
 export const FRAME_WIN = 24; // u32 address of the window address of its first payload iovec
 export const FRAME_SAVED = 28; // u32 the checksum field before it was finished for a capture
-export const FRAME_SIZE = 32;
+export const FRAME_STAMP = 32; // u64 when its port got it, nanoseconds since 1970; 0 = not known. This and the next only with BATCH_METADATA
+export const FRAME_MARK = 40; // u32 what flow it belongs to; 0 = none
+export const FRAME_SIZE = 48;
 
 export const IOVEC_BASE = 0; // u64
 export const IOVEC_LENGTH = 8; // u64
@@ -77,7 +80,8 @@ export const STAT_KICKS = 32;
 export const STAT_INTERRUPTS = 40;
 export const STAT_ERRORS = 48; // descriptors or completions that made no sense
 export const STAT_DROPPED = 56; // frames that had no room or made no sense
-export const STATS_SIZE = 64;
+export const STAT_UNAUTHENTIC = 64; // guest side: of the dropped ones, those that nobody with our key has sealed, or not for the first time
+export const STATS_SIZE = 72;
 
 // --- Device side of a queue: the authoritative copies of what the guest could otherwise move.
 export const QUEUE_CONTEXT = 0; // u32 window address of the context
@@ -92,7 +96,7 @@ export const QUEUE_MAX_FRAME = 32; // u32 bytes
 export const QUEUE_OFFLOADS = 36; // u32 OFFLOAD_* that the guest and we agreed on, for this direction
 export const QUEUE_SHORT = 40; // u32 so many posted descriptors are known to be too few to go on with; 0 = not known
 export const QUEUE_STATS = 64;
-export const QUEUE_SIZE = 128;
+export const QUEUE_SIZE = 192;
 
 export const FAULT_NONE = 0;
 export const FAULT_INDEX = 1; // the guest's producer index is ahead by more than the ring holds
@@ -116,12 +120,11 @@ export const DRIVER_OWNER = 48; // u32 address of one byte a buffer, OWNER_*
 export const DRIVER_FAULT = 52; // u32 FAULT_*
 export const DRIVER_BUFFERS_GPA = 56; // u64 guest physical address of the first buffer
 export const DRIVER_STATS = 64;
-export const DRIVER_FRAME_BUFFERS = 128; // u32 buffers that a frame may take; it has no more bytes than they hold
-export const DRIVER_OFFLOADS = 132; // u32 receive: OFFLOAD_* that the device's headers may ask for
-export const DRIVER_PREPARE = 136; // u32 function table index of txh, 0 = there is none
-export const DRIVER_FINISH = 140; // u32 … rxh
-export const DRIVER_STAGING = 144; // u32 address of private memory for the frames of a batch, 0 = they lie in the queue's buffers
-export const DRIVER_UNAUTHENTIC = 152; // u64 of the dropped frames, those that nobody with our key has sealed, or not for the first time
+export const DRIVER_FRAME_BUFFERS = 136; // u32 buffers that a frame may take; it has no more bytes than they hold
+export const DRIVER_OFFLOADS = 140; // u32 receive: OFFLOAD_* that the device's headers may ask for
+export const DRIVER_PREPARE = 144; // u32 function table index of txh, 0 = there is none
+export const DRIVER_FINISH = 148; // u32 … rxh
+export const DRIVER_STAGING = 152; // u32 address of private memory for the frames of a batch, 0 = they lie in the queue's buffers
 export const DRIVER_SIZE = 192;
 export const STAGING_SLOT = 2048; // bytes of a frame's place in the staging area
 export const STAGING_SIZE = STAGING_SLOT * MAX_BATCH;

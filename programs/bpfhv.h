@@ -146,4 +146,16 @@ BPFHV_HELPER(int, smp_mb_full, 9, void);
 /* Prints a number to the driver's log. A string literal is data, which a program in use may not have: build it on the stack. */
 BPFHV_HELPER(int, print_num, 10, const char *text, s64 number);
 
+/* Numbers from 0x40 on are polynic's own: other drivers refuse a program that calls them. */
+
+/*
+ * Sealing (docs/sealing.md), with a key that the driver has from its operator: pkt_seal in txh, pkt_open in rxh, once for a packet. 0, or
+ * -EPROTONOSUPPORT: neither IP nor ARP; -EMSGSIZE: too long when sealed; -EBADMSG: not authentic, or had before; -EINVAL: no packet at hand.
+ */
+BPFHV_HELPER(int, pkt_seal, 0x40, struct bpfhv_tx_context *ctx);
+BPFHV_HELPER(int, pkt_open, 0x41, struct bpfhv_rx_context *ctx);
+
+/* What is known of ctx->packet beside its bytes: when it came (nanoseconds since 1970), and a mark of its flow. 0, or -EINVAL. */
+BPFHV_HELPER(int, pkt_meta_set, 0x42, struct bpfhv_rx_context *ctx, u64 stamp, u32 mark);
+
 #endif

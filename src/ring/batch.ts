@@ -81,6 +81,28 @@ export class Batch {
     return this.#field(i, L.FRAME_ROOM);
   }
 
+  /** Whether its frames have a stamp and a mark, or, on the way to be filled, are to have a stamp if that is known. */
+  get metadata(): boolean {
+    return this.#words[(this.address + L.BATCH_METADATA) >>> 2] !== 0;
+  }
+
+  /** When the frame came, nanoseconds since 1970 in halves; both 0: not known. */
+  stampLow(i: number): number {
+    return this.#field(i, L.FRAME_STAMP);
+  }
+  stampHigh(i: number): number {
+    return this.#field(i, L.FRAME_STAMP + 4);
+  }
+
+  setStamp(i: number, nanoseconds: bigint): void {
+    this.#window.longs[(this.#frames + i * L.FRAME_SIZE + L.FRAME_STAMP) / 8] = nanoseconds;
+  }
+
+  /** Which flow the frame belongs to; 0: none (datapath/metadata.ts). */
+  mark(i: number): number {
+    return this.#field(i, L.FRAME_MARK);
+  }
+
   /** Whether the frame's virtio-net header asks for anything. */
   asks(i: number): boolean {
     return (this.#words[this.#field(i, L.FRAME_HEADER) >>> 2]! & 0xffff) !== 0; // flags and gso_type

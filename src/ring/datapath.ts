@@ -5,11 +5,30 @@
  */
 import { readFileSync } from 'node:fs';
 import type { Window } from '../memory/window.js';
+import { RingView } from './view.js';
 
 export interface DatapathExports {
   translate(regions: number, hint: number, gpa: bigint, length: bigint): number;
   bump(stats: number, counter: number): void;
   relax(rounds: number): number;
+
+  kit_clear(batch: number): void;
+  kit_has_room(batch: number, buffers: number): number;
+  kit_take(
+    queue: number,
+    batch: number,
+    low: number,
+    high: number,
+    length: number,
+    receive: boolean,
+    end: number,
+  ): void;
+  kit_refuse(queue: number): void;
+  kit_end(queue: number, batch: number, n: number): number;
+  kit_account(queue: number, batch: number, n: number, buffers: number): void;
+  metadata_want(batch: number): void;
+  metadata_fill(batch: number, n: number, low: number, high: number): void;
+
   helper_nothing(context: bigint): bigint;
   call_many(program: number, context: bigint, n: number): bigint;
   sink_drain(flow: number, batch: number): number;
@@ -76,6 +95,7 @@ export interface DatapathExports {
   helper_vnet_set(context: bigint, from: bigint): bigint;
   helper_dma_map(context: bigint, vaddr: bigint, length: bigint, paddr: bigint): bigint;
   helper_dma_unmap(context: bigint, vaddr: bigint, length: bigint, paddr: bigint): bigint;
+  helper_meta_set(context: bigint, stamp: bigint, mark: bigint): bigint;
 }
 
 /** Room for the programs of 64 queue pairs, ten each. */
@@ -87,6 +107,8 @@ export interface Datapath {
   readonly calls: DatapathExports;
   /** Where programs are put for the driver's loop to call, as (context) → r0. Index 0 stays empty. */
   readonly table: WebAssembly.Table;
+  /** For rings whose device side is not in the module. */
+  readonly view: RingView;
 }
 
 /** Instantiates the module for this thread. */
@@ -94,5 +116,6 @@ export function loadDatapath(window: Window): Datapath {
   compiled ??= new WebAssembly.Module(readFileSync(new URL('../../datapath.wasm', import.meta.url)));
   const table = new WebAssembly.Table({ element: 'anyfunc', initial: TABLE_SIZE });
   const instance = new WebAssembly.Instance(compiled, { env: { memory: window.memory, table } });
-  return { calls: instance.exports as unknown as DatapathExports, table };
+  const calls = instance.exports as unknown as DatapathExports;
+  return { calls, table, view: new RingView(window, calls) };
 }
