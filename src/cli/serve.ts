@@ -1,11 +1,13 @@
 /** `polynic serve`: a NIC backend for one guest. */
 import { Command, Option } from '@commander-js/extra-typings';
 import { type Channel, serveBackend } from '../control/bpfhv-proxy/index.js';
+import { getAffinity } from '../linux/process.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS } from '../nic/limits.js';
 import { Nic } from '../nic/nic.js';
 import type { ControlInfo, Controlled } from '../observe/control/messages.js';
 import { portUsage } from '../port/registry.js';
 import { sring } from '../ring/sring.js';
+import { keepAdapting } from './adapting.js';
 import { controlOption, nameOption, openControl } from './control.js';
 import { readCounters } from './counters.js';
 import { device, deviceHelp } from './device.js';
@@ -40,6 +42,10 @@ export function serveCommand() {
     .option('--bufs <n>', 'descriptors per queue at most', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), MAX_BUFS)
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--spin', 'never sleep: lowest latency, one core always busy')
+    .option(
+      '--adaptive',
+      'choose ring format and way of waiting by the traffic, and change them as it changes',
+    )
     .option(
       '--sleep-us <n>',
       'sleep after every iteration, microseconds',
@@ -109,6 +115,7 @@ export function serveCommand() {
         const report = answerParent(options.childOf, controlled);
         goodbye = () => report(host.arena.live);
         control.answer(controlled);
+        if (options.adaptive) later(keepAdapting({ nic, log, processors: getAffinity().length }));
 
         // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
         const hangUp = new AbortController();

@@ -1,0 +1,137 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { keepAdapting } from '../../src/cli/adapting.js';
+import { Adaptive, type Look } from '../../src/nic/adaptive.js';
+import { openPort } from '../../src/port/registry.js';
+import { arena, eventually, window } from '../compliance/testbed.js';
+import { guestTest } from './driver-rig.js';
+
+const IDLE = { packets: 0, bytes: 0 };
+const packets = (n: number, size: number) => ({ packets: n, bytes: n * size });
+const SMALL = packets(50_000, 60);
+const LARGE = packets(40_000, 1500);
+const CUT = packets(1_000, 64_000);
+
+/** Looks once a second at the same traffic, and does what is advised; returns what that was. */
+class Driver {
+  readonly adaptive: Adaptive;
+  device = 'sring';
+  spin = false;
+  at = 0;
+
+  constructor(processors = 4) {
+    this.adaptive = new Adaptive(processors);
+  }
+
+  run(seconds: number, tx: Look['tx'], rx: Look['rx'] = IDLE): string[] {
+    const done: string[] = [];
+    for (let i = 0; i < seconds; i++) {
+      this.at += 1000;
+      const { at, device, spin } = this;
+      const advice = this.adaptive.advise({ at, elapsed: 1000, tx, rx, device, spin });
+      if (!advice) continue;
+      done.push(`${i + 1}: ${advice.reason}`);
+      if (advice.device !== undefined) {
+        this.device = advice.device;
+        this.adaptive.changed(at);
+      }
+      if (advice.spin !== undefined) this.spin = advice.spin;
+    }
+    return done;
+  }
+}
+
+test('large flows get segmentation, small packets the fast ring, and it says why', () => {
+  const driver = new Driver();
+  assert.deepEqual(driver.run(10, LARGE), [
+    '3: sring_gso instead of sring: 480 Mbit/s, 40 kpps, 1500 bytes a packet',
+  ]);
+  assert.deepEqual(driver.run(10, CUT), [], 'large frames are what it is for');
+  assert.deepEqual(driver.run(10, SMALL), [
+    '3: sring instead of sring_gso: 24 Mbit/s, 50 kpps, 60 bytes a packet',
+  ]);
+});
+
+test('the direction that moves more decides: acknowledgements do not', () => {
+  const driver = new Driver();
+  driver.run(5, packets(60_000, 66), LARGE);
+  assert.equal(driver.device, 'sring_gso');
+});
+
+test('what is neither changes nothing, and neither does a short burst', () => {
+  const driver = new Driver();
+  assert.deepEqual(driver.run(20, packets(5_000, 500)), []);
+  assert.deepEqual(driver.run(2, LARGE), []);
+  assert.deepEqual(driver.run(1, packets(5_000, 500)), []);
+  assert.deepEqual(driver.run(2, LARGE), []);
+});
+
+test('a change rests for five seconds', () => {
+  const driver = new Driver();
+  driver.run(3, LARGE);
+  assert.equal(driver.device, 'sring_gso');
+  assert.deepEqual(driver.run(4, SMALL), []);
+  assert.equal(driver.run(2, SMALL).length, 1);
+});
+
+test('traffic that goes back and forth faster than that does not make it flap', () => {
+  const driver = new Driver();
+  const changes: string[] = [];
+  for (let i = 0; i < 30; i++) changes.push(...driver.run(2, i % 2 === 0 ? LARGE : SMALL));
+  assert.deepEqual(changes, []);
+});
+
+test('what the guest declines is left alone, each time twice as long', () => {
+  const adaptive = new Adaptive(4);
+  const asked: number[] = [];
+  for (let second = 1; second <= 400; second++) {
+    const at = second * 1000;
+    const look = { at, elapsed: 1000, tx: LARGE, rx: IDLE, device: 'sring', spin: false };
+    if (adaptive.advise(look)?.device === undefined) continue;
+    asked.push(second);
+    adaptive.declined('sring_gso', at);
+  }
+  assert.deepEqual(asked, [3, 63, 183]);
+});
+
+test('many packets spin, few sleep; a single processor is never taken', () => {
+  const driver = new Driver();
+  assert.deepEqual(driver.run(5, packets(150_000, 60)), ['3: spin instead of sleeping: 150 kpps']);
+  assert.deepEqual(driver.run(5, packets(50_000, 60)), []);
+  assert.equal(driver.run(5, packets(5_000, 60)).length, 1);
+  assert.equal(driver.spin, false);
+  assert.deepEqual(new Driver(1).run(5, packets(150_000, 60)), []);
+});
+
+guestTest('a running NIC follows its traffic there and back, and loses nothing', async make => {
+  const guest = await make.guest({ netdev: 'sink' });
+  const backend = await make.backend('source:len=1500', { device: 'sring' });
+  const { nic } = backend;
+  guest.connect(nic);
+  await guest.driver.setInterfaceUp(true);
+  const said: string[] = [];
+  const stop = keepAdapting({
+    ...{ nic, processors: 1, lookMs: 20, limits: { restMs: 100 } },
+    log: (_level, message) => said.push(message),
+  });
+  const small = openPort('source:len=60', { window, arena });
+  try {
+    await eventually(() => nic.device.name === 'sring_gso');
+    await nic.upgrade({ port: small });
+    await eventually(() => nic.device.name === 'sring');
+    await nic.upgrade({ port: backend.port });
+    await eventually(() => nic.device.name === 'sring_gso');
+    const received = guest.packets('rx');
+    await eventually(() => guest.packets('rx') > received + 1000);
+    assert.equal(guest.flow.outOfOrder, 2, 'one for each change of the port, whose numbers are its own');
+    assert.match(
+      said[0]!,
+      /^adaptive: sring_gso instead of sring: \d+ Mbit\/s, \d+ kpps, 1500 bytes a packet$/,
+    );
+    assert.match(said[1]!, /^adaptive: sring instead of sring_gso/);
+  } finally {
+    await stop();
+    await nic.upgrade({ port: backend.port });
+    small.close();
+  }
+});
