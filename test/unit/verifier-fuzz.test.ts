@@ -13,7 +13,7 @@ import { compile, hostHelpers, instantiate } from '../../src/ebpf/jit/index.js';
 import type { Program } from '../../src/ebpf/program.js';
 import { type Accepted, type VerifyOptions, verify } from '../../src/ebpf/verifier/index.js';
 import { EXTRA, FENCE, HELPERS } from './verifier-harness.js';
-import { programs } from './verifier-programs.js';
+import { programs, unboundedPrograms } from './verifier-programs.js';
 
 const RUNS = process.env.POLYNIC_LONG === 'hostile' ? 100_000 : 1_200;
 const PAGE = 65536;
@@ -197,28 +197,53 @@ test('accepted programs do what was proved of them, in both engines', () => {
   }
 });
 
-test('with guards that allow only the context, what is proved holds as well', () => {
-  // The stack is far from the context, so that no guarded access meets it by chance.
+test('with guards that allow only the context, and under a budget where no end is seen, it holds as well', () => {
+  // The stack is far from the context, so that in the interpreter, too, no guarded access meets it.
   const bench = new Bench(64);
   const layout = { context: 64 * PAGE - CONTEXT_SIZE, stackBase: 8 };
-  const seen = { accepted: 0, faults: 0 };
+  const seen = { accepted: 0, faults: 0, bounded: 0, unbounded: 0, spent: 0 };
+  const options: VerifyOptions = {
+    ...{ contextSize: CONTEXT_SIZE, helpers, extra: [EXTRA] },
+    ...{ guarded: 'context', unbounded: 'budget' },
+  };
   fc.assert(
-    fc.property(programs, fc.nat(), ({ text, program }, seed) => {
-      const verdict = verify(program, {
-        contextSize: CONTEXT_SIZE,
-        helpers,
-        extra: [EXTRA],
-        guarded: 'context',
-      });
+    fc.property(fc.oneof(programs, unboundedPrograms), fc.nat(), ({ text, program }, seed) => {
+      const verdict = verify(program, options);
       if (!verdict.accepted) return;
       seen.accepted++;
-      const ending = interpreted(bench, program, layout, seed, verdict.steps);
-      assertFault(ending, verdict, `guards ${verdict.guards}, steps ${verdict.steps}, seed ${seed}\n${text}`);
-      if (ending.fault !== null) seen.faults++;
+      seen[verdict.budget ? 'unbounded' : 'bounded']++;
+      const budget = verdict.budget ? 5000 : Number.POSITIVE_INFINITY;
+      const what: string = `guards ${verdict.guards}, steps ${verdict.steps}, seed ${seed}\n${text}`;
+      const reference = interpreted(bench, program, layout, seed, verdict.budget ? budget : verdict.steps);
+      const { module } = compile(program, {
+        ...{ contextSize: CONTEXT_SIZE, helpers, extra: [EXTRA], stackBase: layout.stackBase, budget },
+        ...{ unguarded: verdict.unguarded, confined: true, sharedMemory: true, memoryPages: 64 },
+      });
+      const instance = instantiate({ module }, bench.memory, hostHelpers(bench.implementations));
+      const compiled = bench.run(
+        layout,
+        seed,
+        context => instance.run(BigInt(context)),
+        error => instance.fault(error),
+      );
+      const isSpent = [reference, compiled].some(({ fault }) => fault?.code === 'EBPF_BUDGET');
+      if (isSpent) {
+        assert.ok(verdict.budget, what);
+        seen.spent++;
+        return; // the engines count differently
+      }
+      assertFault(reference, verdict, what);
+      if (reference.fault !== null) seen.faults++;
+      assert.deepEqual(compiled.fault, reference.fault, what);
+      assert.equal(compiled.result, reference.result, what);
+      assert.ok(compiled.memory.equals(reference.memory), `memory differs\n${what}`);
     }),
     { numRuns: Math.ceil(RUNS / 3) },
   );
-  assert.ok(seen.accepted > RUNS / 25 && seen.faults > 0, JSON.stringify(seen));
+  assert.ok(seen.accepted > RUNS / 25, JSON.stringify(seen));
+  for (const kind of ['faults', 'bounded', 'unbounded', 'spent'] as const) {
+    assert.ok(seen[kind] > 0, JSON.stringify(seen));
+  }
 });
 
 test('a helper of every kind is called', () => {

@@ -35,16 +35,12 @@ const branch = (part: fc.Arbitrary<Piece>) =>
           : [`${test}, @end`, ...then, '@end:'],
     );
 
+const BOUNDED = pick('up', 'down', 'not equal', 'number', 'low', 'pointer', 'uneven', 'data', 'late');
+
 /** Counting loops of several kinds; r9 counts, and the body may go on with a pointer that moves along. */
-const loop = (part: fc.Arbitrary<Piece>) =>
+const loop = (part: fc.Arbitrary<Piece>, kind = BOUNDED) =>
   fc
-    .tuple(
-      several(part, 4),
-      int(1, 30),
-      int(1, 3),
-      pick('up', 'down', 'not equal', 'number', 'low', 'pointer', 'uneven', 'data', 'late'),
-      pick(-40, -8),
-    )
+    .tuple(several(part, 4), int(1, 30), int(1, 3), kind, pick(-40, -8))
     .map(([body, count, step, kind, off]): Piece => {
       switch (kind) {
         case 'down':
@@ -61,6 +57,21 @@ const loop = (part: fc.Arbitrary<Piece>) =>
             'ldxdw r1, [r10-72]',
             'jge r9, r1, @out',
             ...body,
+            `add r9, ${step}`,
+            'ja @head',
+            '@out:',
+          ];
+        // As far as the other side says, in each round anew: no bound, or that of a guard.
+        case 'shared':
+          return [
+            'mov r9, 0',
+            '@head:',
+            ...body,
+            'ldxw r1, [r6+8]',
+            'jge r9, r1, @out',
+            'mov r1, r6',
+            'add r1, r9',
+            ...(off < -20 ? ['ldxb r3, [r1+0]'] : []),
             `add r9, ${step}`,
             'ja @head',
             '@out:',
@@ -200,11 +211,23 @@ function distinct(lines: Piece): string[] {
   return lines.map(line => line.replace(/@(\w+)/g, `L$1${suffix}`));
 }
 
+const shared = loop(inner, fc.constant('shared'));
+
 /** Programs with a context of at least 64 bytes and the helpers of verifier-harness.ts. */
-export const programs: fc.Arbitrary<{ readonly text: string; readonly program: Program }> = fc
-  .array(piece, { minLength: 1, maxLength: 10 })
-  .map(pieces => {
+export const programs = programsOf(piece, 10);
+/** The same, with loops of which shared memory says in each round whether they go on. */
+export const unboundedPrograms = programsOf(
+  fc.oneof({ weight: 2, arbitrary: flat }, { weight: 1, arbitrary: piece }, { weight: 1, arbitrary: shared }),
+  5,
+);
+
+function programsOf(
+  part: fc.Arbitrary<Piece>,
+  most: number,
+): fc.Arbitrary<{ readonly text: string; readonly program: Program }> {
+  return fc.array(part, { minLength: 1, maxLength: most }).map(pieces => {
     const lines = [...PROLOGUE, ...pieces.flatMap(distinct), 'mov r0, r2', 'exit'];
     const text = lines.join('\n');
     return { text, program: decodeProgram(assemble(text)) };
   });
+}

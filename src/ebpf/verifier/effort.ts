@@ -24,14 +24,24 @@ export class Effort {
   length = 0;
   /** Outermost first. */
   readonly loops: FollowedLoop[] = [];
+  readonly #refusesLong: boolean;
   #work = 0;
+
+  /** @param refusesLong programs whose runs may be longer than the limit; else that is only noted */
+  constructor(refusesLong: boolean) {
+    this.#refusesLong = refusesLong;
+  }
+
+  get tooLong(): boolean {
+    return this.length > MAX_LENGTH;
+  }
 
   /** @throws Refusal when it is too much */
   instruction(insn: Insn, state: State): void {
     this.visited++;
     this.length++;
     this.#work += 1 + cells(state) / 64;
-    if (this.length > MAX_LENGTH) {
+    if (this.tooLong && this.#refusesLong) {
       const why = `the program is not seen to end: it may execute more than ${MAX_LENGTH} instructions`;
       throw new Refusal(insn, why, state);
     }

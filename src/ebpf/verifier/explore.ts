@@ -21,17 +21,19 @@ import { Effort, type FollowedLoop } from './effort.js';
 import { NO_CELLS } from './frame.js';
 import type { VerifyOptions } from './options.js';
 import { type Order, orderBlocks } from './order.js';
+import { countsToItsEnd } from './progress.js';
 import { frameTop, initialState, type State, stateCovers } from './state.js';
 import { type Findings, Refusal, refuse, type Step } from './step.js';
 import { checkResult, endsBlock, stepInsn } from './transfer.js';
 import { clobberArguments } from './transfer-call.js';
 import { guessRounds } from './trial.js';
+import { anyRounds } from './widen.js';
 
 const KEPT_FROM = 6; // r6 … r9 are as before after a local call
 
 export class Explorer {
   readonly findings: Findings;
-  readonly effort = new Effort();
+  readonly effort: Effort;
   readonly #graphs: ReadonlyMap<number, FunctionGraph>;
   readonly #main: FunctionGraph;
   readonly #orders = new Map<FunctionGraph, Order>();
@@ -43,7 +45,11 @@ export class Explorer {
     this.#graphs = new Map(functions.map(graph => [graph.pc, graph]));
     let names = 0;
     const fresh = () => ++names;
-    this.findings = { options, accesses: new Set(), guards: new Set(), meetings: null, fresh };
+    this.findings = {
+      ...{ options, accesses: new Set(), guards: new Set() },
+      ...{ unbounded: false, meetings: null, fresh },
+    };
+    this.effort = new Effort(options.unbounded !== 'budget');
   }
 
   /** All functions, the main one first. */
@@ -95,10 +101,23 @@ export class Explorer {
     let starts: (readonly State[])[] = [activation.waiting(head)];
     for (;;) {
       if (isTrial(loop.rounds) && guessRounds(this, activation, span, starts)) break;
+      if (loop.rounds === FOLLOWED_ROUNDS && this.#takesUnbounded(activation, span, starts.flat())) {
+        anyRounds(this, activation, span, starts);
+        break;
+      }
       this.round(activation, span);
       const states = activation.takeNext(head);
       if (states.length === 0) break;
+      if (loop.rounds === 0 && !leadsOut(activation, span)) {
+        throw new Refusal(
+          first,
+          'a loop starts here that may never end: nothing leads out of it',
+          states[0]!,
+        );
+      }
       if (alike(states, starts.at(-1)!)) {
+        // All rounds are alike from here on: nothing new comes of them, whether they end or not.
+        if (this.#takesUnbounded(activation, span, states)) break;
         const why = 'a loop starts here that may never end: a round changes nothing that its end depends on';
         throw new Refusal(first, why, states[0]!);
       }
@@ -108,6 +127,14 @@ export class Explorer {
       activation.await(head, states);
     }
     this.effort.loops.pop();
+  }
+
+  /** Whether a loop of which no bound is seen may stay, and notes that it does. */
+  #takesUnbounded(activation: Activation, span: Span, starts: readonly State[]): boolean {
+    if (this.findings.options.unbounded !== 'budget') return false;
+    if (!countsToItsEnd(activation, span, starts)) return false;
+    this.findings.unbounded = true;
+    return true;
   }
 
   #runWaiting(activation: Activation, position: number): void {
@@ -195,9 +222,18 @@ type Leave = (move: Move) => void;
 
 const GONE: Value = unset('points into the frame of a function that has returned');
 
+/** Rounds that are followed one by one before a loop is taken for one without a bound: more than a context has buffers. */
+const FOLLOWED_ROUNDS = 72;
+
 /** The rounds before which all others are guessed: early, then ever more seldom. */
 function isTrial(round: number): boolean {
   return round >= 2 && (round & (round - 1)) === 0;
+}
+
+/** Whether some jump leads out of a loop. Exits are never within one. */
+function leadsOut({ graph, order }: Activation, { head, end }: Span): boolean {
+  const isWithin = (block: number) => order.positions[block]! >= head && order.positions[block]! < end;
+  return order.blocks.slice(head, end).some(block => !graph.blocks[block]!.successors.every(isWithin));
 }
 
 /** Whether two rounds start with the same states: then all rounds after them do. */

@@ -38,10 +38,12 @@ export function verify(program: Program, options: VerifyOptions): Verdict {
     throw error;
   }
   const { accesses, guards } = explorer.findings;
+  const budget = explorer.findings.unbounded || explorer.effort.tooLong;
   const isMemory = (pc: number) => [1, 2, 3].includes(program.bySlot[pc]!.opcode & 7);
   return {
     accepted: true,
-    steps: explorer.effort.length,
+    steps: budget ? Number.POSITIVE_INFINITY : explorer.effort.length,
+    budget,
     guards: [...guards].sort((a, b) => a - b),
     unguarded: new Set([...accesses].filter(pc => !guards.has(pc) && isMemory(pc)).sort((a, b) => a - b)),
     ...effort(),

@@ -16,6 +16,12 @@ export interface VerifyOptions {
    * - `context`: loads, stores and atomics only into the context; more can be proved then. Arguments of helpers may still lie anywhere.
    */
   readonly guarded?: 'any' | 'context';
+  /**
+   * What becomes of a loop that counts, but of which no bound is seen, or of a program that may run for too long.
+   * - `refuse`, the default
+   * - `budget`: it is accepted when all else holds in any round; the verdict says `budget`, and the engine has to stop what runs too long
+   */
+  readonly unbounded?: 'refuse' | 'budget';
 }
 
 export interface Accepted {
@@ -29,8 +35,10 @@ export interface Accepted {
   readonly unguarded: ReadonlySet<number>;
   /** Instructions looked at, each once per state. */
   readonly states: number;
-  /** No run executes more instructions than this. */
+  /** No run executes more instructions than this; Infinity when that is not known. */
   readonly steps: number;
+  /** The program is not seen to end: it must run under a budget. Only with `unbounded: 'budget'`. */
+  readonly budget: boolean;
   readonly milliseconds: number;
 }
 

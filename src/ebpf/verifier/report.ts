@@ -18,9 +18,14 @@ export function describeState({ registers, frames }: State): string {
   const set = registers.flatMap((value, register) =>
     value.kind === 'unset' ? [] : [`r${register} = ${describeValue(value)}`],
   );
-  const cells = [...frames.at(-1)!].sort(([a], [b]) => a - b);
-  return [...set, ...cells.map(([at, { value }]) => `[r10${at}] = ${describeValue(value)}`)].join(', ');
+  const cells = [...frames.at(-1)!].sort(([a], [b]) => b - a);
+  const shown = cells.slice(0, MAX_CELLS).map(([at, { value }]) => `[r10${at}] = ${describeValue(value)}`);
+  const more = cells.length - shown.length;
+  return [...set, ...shown, ...(more > 0 ? [`and ${more} more on the stack`] : [])].join(', ');
 }
+
+/** Of the frame, from its top: a program that fills its stack makes no long report. */
+const MAX_CELLS = 8;
 
 export function describeValue(value: Value): string {
   switch (value.kind) {

@@ -14,6 +14,8 @@ export interface Findings {
   accesses: Set<number>;
   /** Those of them that were not proved in every state. */
   guards: Set<number>;
+  /** Some loop has no bound that was seen. */
+  unbounded: boolean;
   /** While a loop is tried out: the rounds in which a value that moves along would meet a constant it is compared with. */
   meetings: Set<bigint> | null;
   /** A number that no link has as its name. */

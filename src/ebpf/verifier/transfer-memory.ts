@@ -15,7 +15,7 @@ import {
 } from './domain/value.js';
 import { blur, find, put, putUnknown, shake } from './frame.js';
 import { describeValue } from './report.js';
-import { linkOf, type State } from './state.js';
+import { learn, linkOf, type State } from './state.js';
 import { readNumber, readValue, refuse, type Step } from './step.js';
 
 const ACCESS_BYTES: Readonly<Record<number, number>> = {
@@ -103,9 +103,9 @@ function locateInContext(
   }
   step.findings.guards.add(step.insn.pc);
   if (guarded === 'any' || isCall(step.insn)) return { kind: 'shared', anywhere: true };
-  // What passed a guard that allows only the context lies in it.
+  // What passed a guard that allows only the context lies in it; of a pointer that moves along in a loop that bounds the rounds.
   const inside = meet(pointer.offset, signedRange(BigInt(-off), last - BigInt(off)));
-  if (inside !== null) step.state.registers[register] = { ...pointer, offset: inside };
+  if (inside !== null) learn(step.state, register, inside);
   return { kind: 'shared', anywhere: false };
 }
 

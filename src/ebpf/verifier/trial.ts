@@ -23,6 +23,7 @@ interface Outcome {
   readonly left: readonly Move[];
   readonly guards: Set<number>;
   readonly accesses: Set<number>;
+  readonly unbounded: boolean;
   /** Instructions looked at. */
   readonly length: number;
   /** Rounds in which a test for equality would come out the other way. */
@@ -59,6 +60,7 @@ export function guessRounds(
     if (outcome === null || !leadsOn(outcome)) continue;
     explorer.findings.guards = outcome.guards;
     explorer.findings.accesses = outcome.accesses;
+    explorer.findings.unbounded = outcome.unbounded;
     explorer.effort.length += outcome.length * (outcome.back.length === 0 ? 1 : Number(most) + 1);
     for (const move of outcome.left) {
       forgetLines(move.state, new Set(ids));
@@ -84,7 +86,7 @@ function tryRound(
   guesses: readonly Guess[],
 ): Outcome | null {
   const { findings, effort } = explorer;
-  const { guards, accesses, meetings } = findings;
+  const { guards, accesses, unbounded, meetings } = findings;
   const { length } = effort;
   const loops = effort.loops.length;
   const tries = activation.tries.length;
@@ -107,6 +109,7 @@ function tryRound(
       left: attempt.left,
       guards: findings.guards,
       accesses: findings.accesses,
+      unbounded: findings.unbounded,
       length: effort.length - length,
       meetings: met,
     };
@@ -116,6 +119,7 @@ function tryRound(
   } finally {
     findings.guards = guards;
     findings.accesses = accesses;
+    findings.unbounded = unbounded;
     findings.meetings = meetings;
     effort.length = length;
     effort.loops.length = loops;
