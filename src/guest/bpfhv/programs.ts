@@ -1,28 +1,91 @@
-/** Gets a device's programs through its registers, and compiles them for the sizes of its contexts. */
+/**
+ * Gets a device's programs through its registers, and makes them fit to run. The device is not trusted, so neither are they:
+ *
+ * ```
+ *   read, all of them ──► decode ──► verify ──► compile, with guards where the verifier asks for them ──► WebAssembly.Module
+ *                           │          │
+ *                           └──────────┴─ refused: DriverError, and nothing of the device has run
+ * ```
+ */
+import { setImmediate } from 'node:timers/promises';
 import { compile } from '../../ebpf/jit/index.js';
 import { decodeProgram } from '../../ebpf/program.js';
+import { verify } from '../../ebpf/verifier/index.js';
 import { WINDOW_PAGES } from '../../memory/window.js';
 import type { CompiledPrograms } from './commands.js';
 import { BPFHV_HELPERS } from './helpers.js';
-import { PROGRAMS, REG } from './registers.js';
+import { PROGRAMS, type ProgramSection, REG } from './registers.js';
 import { type BpfhvTransport, DriverError } from './transport.js';
 
 /** Instructions of a program at most. */
 const MAX_INSTRUCTIONS = 16384;
-/** Instructions that one run may take: a loop over 64 buffers needs a few thousand. */
+/** Instructions that one run may take, whether that is proved or counted: a loop over 64 buffers needs a few thousand. */
 const RUN_BUDGET = 65536;
 
+/** What an operator may want to know of a program. */
+export interface ProgramReport {
+  readonly section: ProgramSection;
+  readonly instructions: number;
+  /** Accesses and helper calls that are checked when they run. */
+  readonly guards: number;
+  /** It is not proved to end soon enough: it runs under a budget. */
+  readonly budget: boolean;
+  /** Instructions that the verifier has looked at, each once per state. */
+  readonly states: number;
+  readonly verifyMs: number;
+  readonly compileMs: number;
+}
+
+export interface LoadedPrograms {
+  readonly programs: CompiledPrograms;
+  readonly reports: readonly ProgramReport[];
+  /** All of that in one line. */
+  readonly summary: string;
+}
+
+export interface ContextSizes {
+  readonly rxContextSize: number;
+  readonly txContextSize: number;
+}
+
 /**
- * Reads and compiles all programs. Throws DriverError DRIVER_PROGRAM when one is missing, too long or not well formed: then nothing of the
- * device's has run.
+ * Reads, verifies and compiles all programs, without keeping the event loop for longer than one program takes; several contracts may be loaded
+ * at once.
  * @param stack window address of the programs' stack area
+ * @throws DriverError DRIVER_PROGRAM when one is missing, too long, not well formed, or refused: then nothing of the device's has run
  */
 export async function loadPrograms(
   transport: BpfhvTransport,
-  sizes: { rxContextSize: number; txContextSize: number },
+  sizes: ContextSizes,
   stack: number,
-): Promise<CompiledPrograms> {
-  const programs: Partial<Record<(typeof PROGRAMS)[number]['section'], WebAssembly.Module>> = {};
+): Promise<LoadedPrograms> {
+  const programs: Partial<Record<ProgramSection, WebAssembly.Module>> = {};
+  const reports: ProgramReport[] = [];
+  for (const [section, bytes] of await readPrograms(transport)) {
+    const contextSize = section.startsWith('rx') ? sizes.rxContextSize : sizes.txContextSize;
+    await setImmediate();
+    const { module, report } = prepare(section, bytes, contextSize, stack);
+    programs[section] = module;
+    reports.push(report);
+  }
+  return { programs, reports, summary: summarise(reports) };
+}
+
+/** By transport: resolves when nobody selects programs any more. The selection is a register that all share. */
+const selecting = new WeakMap<BpfhvTransport, Promise<unknown>>();
+
+async function readPrograms(transport: BpfhvTransport): Promise<ReadonlyMap<ProgramSection, Uint8Array>> {
+  const before = selecting.get(transport);
+  const reading = (before ?? Promise.resolve()).then(() => readAll(transport));
+  selecting.set(
+    transport,
+    reading.catch(() => {}),
+  );
+  return reading;
+}
+
+async function readAll(transport: BpfhvTransport): Promise<ReadonlyMap<ProgramSection, Uint8Array>> {
+  const found = new Map<ProgramSection, Uint8Array>();
   for (const { number, section, optional } of PROGRAMS) {
     await transport.write(REG.PROG_SELECT, number);
     const length = await transport.read(REG.PROG_SIZE);
@@ -31,27 +94,56 @@ export async function loadPrograms(
       throw new DriverError('DRIVER_PROGRAM', `the device has no program ${section}`);
     }
     if (length > MAX_INSTRUCTIONS) {
-      throw new DriverError(
-        'DRIVER_PROGRAM',
-        `program ${section}: ${length} instructions, ${MAX_INSTRUCTIONS} at most`,
-      );
+      const limit = `${length} instructions, ${MAX_INSTRUCTIONS} at most`;
+      throw new DriverError('DRIVER_PROGRAM', `program ${section}: ${limit}`);
     }
-    try {
-      const program = decodeProgram(await transport.readProgram(length), section);
-      const { module } = compile(program, {
-        contextSize: section.startsWith('rx') ? sizes.rxContextSize : sizes.txContextSize,
-        stackBase: stack,
-        helpers: BPFHV_HELPERS,
-        budget: RUN_BUDGET,
-        sharedMemory: true,
-        memoryPages: WINDOW_PAGES,
-      });
-      programs[section] = module;
-    } catch (error) {
-      throw new DriverError('DRIVER_PROGRAM', `program ${section}: ${(error as Error).message}`, {
-        cause: error,
-      });
-    }
+    found.set(section, await transport.readProgram(length));
   }
-  return programs;
+  return found;
+}
+
+/** From bytecode to what may run. */
+function prepare(
+  section: ProgramSection,
+  bytes: Uint8Array,
+  contextSize: number,
+  stack: number,
+): { readonly module: WebAssembly.Module; readonly report: ProgramReport } {
+  const refused = (why: string, cause?: unknown) =>
+    new DriverError('DRIVER_PROGRAM', `program ${section}: ${why}`, { cause });
+  try {
+    const program = decodeProgram(bytes, section);
+    const memory = { contextSize, helpers: BPFHV_HELPERS };
+    const verdict = verify(program, { ...memory, guarded: 'context', unbounded: 'budget' });
+    if (!verdict.accepted) throw refused(verdict.reason);
+    const budget = verdict.steps > RUN_BUDGET;
+    const { module, stats } = compile(program, {
+      ...memory,
+      stackBase: stack,
+      budget: budget ? RUN_BUDGET : Number.POSITIVE_INFINITY,
+      unguarded: verdict.unguarded,
+      confined: true,
+      sharedMemory: true,
+      memoryPages: WINDOW_PAGES,
+    });
+    const report = {
+      ...{ section, instructions: program.insns.length, guards: stats.guards, budget },
+      ...{ states: verdict.states, verifyMs: verdict.milliseconds, compileMs: stats.milliseconds },
+    };
+    return { module, report };
+  } catch (error) {
+    throw error instanceof DriverError ? error : refused((error as Error).message, error);
+  }
+}
+
+function summarise(reports: readonly ProgramReport[]): string {
+  const sum = (of: (report: ProgramReport) => number) => reports.reduce((total, one) => total + of(one), 0);
+  const budgeted = reports.filter(({ budget }) => budget).map(({ section }) => section);
+  return [
+    `${reports.length} programs accepted: ${sum(one => one.instructions)} instructions`,
+    `${sum(one => one.guards)} guards`,
+    ...(budgeted.length > 0 ? [`${budgeted.join(', ')} under a budget`] : []),
+    `verified in ${sum(one => one.verifyMs).toFixed(1)} ms`,
+    `compiled in ${sum(one => one.compileMs).toFixed(1)} ms`,
+  ].join(', ');
 }
