@@ -53,6 +53,22 @@ function drain(port: Port, n = 16, rooms?: readonly number[]): number[][] {
 
 const none = { received: 0, sent: 0, dropped: 0, tooLong: 0, errors: 0 };
 
+test('a batch that wants stamps gets those of the file, and another is not touched', t => {
+  const path = join(folder(t), 'f');
+  const stamp = (i: number) => batch.stampHigh(i) * 2 ** 32 + batch.stampLow(i);
+  const untimed = pen.simple(20, numbered(20));
+  writeBytes(path, head, pen.packet(numbered(20), { high: 1, low: 77 }), untimed);
+  for (const wanted of [true, false]) {
+    const { port } = openFor(t, `pcap:in=${path}`);
+    bench.fill(batch, [[new Uint8Array(64)], [new Uint8Array(64)]], true);
+    for (const i of [0, 1]) batch.setStamp(i, 5n);
+    if (wanted) calls.metadata_want(batch.address);
+    assert.equal(port.get(batch), 2);
+    assert.deepEqual([stamp(0), stamp(1)], wanted ? [(2 ** 32 + 77) * 1000, 0] : [5, 5]);
+    calls.kit_clear(batch.address);
+  }
+});
+
 test('frames come out as they are in the file, into buffers of any sizes, in batches of any size', t => {
   const path = join(folder(t), 'f');
   const frame = fc.uint8Array({ minLength: 14, maxLength: 300 }).map(bytes => [...bytes]);

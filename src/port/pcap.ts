@@ -4,7 +4,8 @@
  *   pcap:in=FILE       hands out the frames of a pcapng or pcap file once, in order, as fast as they are taken; then it is exhausted
  *   pcap:out=FILE      appends what it is given to a pcapng file, which it creates or empties
  *
- * Timestamps of the input are not followed. Frames that a capture cut short are handed out as short as they are. Without `in` no frame
+ * Timestamps of the input are not followed; a ring that carries them gets them as they are recorded, and of frames that came with stamp
+ * and mark (batch.metadata) the file has both: the stamp as the packet's time, the mark in its comment. Frames that a capture cut short are handed out as short as they are. Without `in` no frame
  * ever comes, without `out` all are dropped, and counted so; likewise when the disk is full. Where `in` is damaged it ends, with one error.
  * Both must be regular files.
  */
@@ -93,7 +94,7 @@ class PcapPort implements Port {
 
   get(batch: Batch): number {
     if (this.exhausted) return 0;
-    const { count } = batch;
+    const { count, metadata: stamps } = batch;
     const reader = this.#reader;
     const payload = this.#payload;
     reader.budget = BUDGET;
@@ -107,6 +108,7 @@ class PcapPort implements Port {
         if (flushed === 0 || !payload.approach(reader.position, buffers)) break;
       }
       payload.add(reader.position, reader.length, batch, added);
+      if (stamps && reader.timed) batch.setStamp(added, BigInt.asUintN(64, reader.timestamp()));
       batch.setLength(added++, reader.length);
       this.#held = false;
     }

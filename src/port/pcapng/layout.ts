@@ -55,6 +55,7 @@ export const SIMPLE_BYTES = 12;
 
 // --- Options: code u16 │ length u16 │ value, padded to words
 export const OPTION_END = 0;
+export const OPTION_COMMENT = 1;
 export const OPTION_PACKET_FLAGS = 2;
 export const OPTION_INTERFACE_NAME = 2;
 export const OPTION_APPLICATION = 4;

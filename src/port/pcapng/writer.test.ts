@@ -16,6 +16,7 @@ import {
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import * as D from '../../../datapath/layout.js';
 import { WallClock } from '../../linux/wall-clock.js';
 import { createCapture } from './head.js';
 import { INBOUND, MAX_FRAME, OUTBOUND } from './layout.js';
@@ -72,6 +73,52 @@ test('what the writer writes, the reader reads', t => {
     }),
     { numRuns: 60 },
   );
+});
+
+test('frames with a stamp have it as their time, and their mark in a comment; others stay as they are', t => {
+  const path = join(folder(t), 'f');
+  const file = createCapture(path, 'x');
+  const writer = new PcapWriter(file.fd, bench.window);
+  const stamps = [1n, 0n, 0x1122_3344_5566_7788n, 1_700_000_000_123_456_789n];
+  const marks = [0, 0, 0x00c0_ffee, 0xffff_ffff];
+  const written = (metadata: number, direction: number) => {
+    // Lengths of every remainder by 4, since padding lies between a frame and its comment.
+    bench.fill(
+      batch,
+      stamps.map((_, i) => frame(60 + i, i)),
+    );
+    const frames = bench.window.words[(batch.address + D.BATCH_FRAMES) >>> 2]!;
+    for (const [i, stamp] of stamps.entries()) {
+      batch.setStamp(i, stamp);
+      bench.window.words[(frames + i * D.FRAME_SIZE + D.FRAME_MARK) >>> 2] = marks[i]!;
+    }
+    bench.window.words[(batch.address + D.BATCH_METADATA) >>> 2] = metadata;
+    assert.equal(writer.capture(batch, 4, direction), 4);
+  };
+  for (const [metadata, direction] of [
+    [1, UNDIRECTED],
+    [1, INBOUND],
+    [0, UNDIRECTED],
+    [1, UNDIRECTED],
+  ] as const)
+    written(metadata, direction);
+  bench.window.words[(batch.address + D.BATCH_METADATA) >>> 2] = 0;
+  file.close();
+  const { frames, fault } = readCapture(path);
+  assert.equal(fault, '');
+  const bytes = readFileSync(path);
+  for (const [n, { ns, bytes: own }] of frames.entries()) {
+    const i = n % 4;
+    const stamped = (n < 4 || n >= 12) && stamps[i] !== 0n;
+    assert.equal(hex(own), hex(Buffer.concat(frame(60 + i, i))));
+    assert.equal(ns === stamps[i], stamped, `time of frame ${n}`);
+    const comment = `flow mark 0x${marks[i]!.toString(16).padStart(8, '0')}`;
+    const at = bytes.indexOf(own) + own.length;
+    assert.ok(at > own.length);
+    bytes.fill(0xff, at - own.length, at); // found once
+    assert.equal(bytes.toString('latin1', at, at + 40).includes(comment), stamped, `comment of frame ${n}`);
+  }
+  assert.equal(frames.length, 16);
 });
 
 test('a batch of more buffers than one system call takes', t => {
