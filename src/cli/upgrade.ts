@@ -1,4 +1,5 @@
 /** `polynic upgrade NAME`: changes a NIC under its running guest. */
+import { resolve } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import { ask } from '../observe/control/client.js';
 import { ControlError, printable, type UpgradeReport } from '../observe/control/messages.js';
@@ -13,7 +14,7 @@ export function upgradeCommand() {
   return new Command('upgrade')
     .description('change the ring format, the port or the offloads of a NIC under its running guest')
     .argument(...NAME_ARGUMENT)
-    .addOption(new Option('--device <type>', 'the new ring format').choices(deviceTypeNames))
+    .option('--device <type>', 'the new ring format, as for serve', deviceWord)
     .option('--port <spec>', 'the new port')
     .option('--offload <list>', `the new ${offloadHelp}`, checkedOffloads)
     .addOption(new Option('--spin', 'from now on never sleep').conflicts('poll'))
@@ -35,6 +36,13 @@ export function upgradeCommand() {
       if (typeof report.ms !== 'number') throw new ControlError('CONTROL_ANSWER', 'the answer is no report');
       console.log(json ? JSON.stringify(report) : printable(sentence(name, report)));
     });
+}
+
+/** A word that every polynic knows, or the path of a module, which the other process must find from where it runs. */
+function deviceWord(text: string): string {
+  if (deviceTypeNames.includes(text)) return text;
+  if (text.includes('/') || text.includes('.')) return resolve(text);
+  throw new UsageError(`there is no device type "${text}": write ${deviceTypeNames.join(', ')} or a path`);
 }
 
 /** The words as they are, once they are known to make sense. */
