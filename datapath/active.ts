@@ -92,5 +92,5 @@ export function packet_done(length: u32): void {
 
 /** It is none that the other side has sealed, or not for the first time. */
 export function packet_unauthentic(): void {
-  count(activeDriver, L.DRIVER_UNAUTHENTIC, 1);
+  count(activeDriver + L.DRIVER_STATS, L.STAT_UNAUTHENTIC, 1);
 }

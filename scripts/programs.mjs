@@ -4,6 +4,8 @@
 //   node scripts/programs.mjs               rebuild the shipped objects
 //   node scripts/programs.mjs --out FOLDER  compile into FOLDER/DEVICE/NAME.o and touch nothing else
 //
+// An add-on is no device type by itself but makes one of every other: DEVICE/DEVICE_ADDON.o, from its source with the device's as BPFHV_BASE.
+//
 // The source's name is given without a folder and nothing of the surroundings goes into the object: the same clang makes the same bytes.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -16,6 +18,8 @@ const FLAGS = [
   ...['-Wall', '-Wextra', '-Werror'],
   ...['-fno-ident', '-fno-addrsig', '-fno-asynchronous-unwind-tables'],
 ];
+
+const ADD_ONS = ['seal/seal.bpf.c'];
 
 const folder = join(dirname(fileURLToPath(import.meta.url)), '../programs');
 const { values } = parseArgs({ options: { out: { type: 'string' } } });
@@ -37,11 +41,22 @@ const fail = message => {
 const sources = readdirSync(folder, { recursive: true })
   .filter(name => name.endsWith('.bpf.c'))
   .sort();
-for (const source of sources) {
-  const object = join(out, source.replace(/\.bpf\.c$/, '.o'));
-  mkdirSync(dirname(object), { recursive: true });
-  clang([...FLAGS, '-c', basename(source), '-o', object], dirname(join(folder, source)));
-  console.log(`${source}: ${readFileSync(object).length} bytes`);
+const bases = sources.filter(source => !ADD_ONS.includes(source));
+const jobs = [
+  ...bases.map(source => ({ source, object: source.replace(/\.bpf\.c$/, '.o'), flags: [] })),
+  ...ADD_ONS.flatMap(source =>
+    bases.map(base => ({
+      source,
+      object: base.replace(/\.bpf\.c$/, `_${basename(source, '.bpf.c')}.o`),
+      flags: [`-DBPFHV_BASE="../${base}"`],
+    })),
+  ),
+];
+for (const { source, object, flags } of jobs) {
+  const path = join(out, object);
+  mkdirSync(dirname(path), { recursive: true });
+  clang([...FLAGS, ...flags, '-c', basename(source), '-o', path], dirname(join(folder, source)));
+  console.log(`${object}: ${readFileSync(path).length} bytes`);
 }
 
 const [version] = clang(['--version']).split('\n');
