@@ -27,10 +27,10 @@ export interface BpfhvTransport {
   readonly generation: number;
 }
 
-/** A device, or what it offers, that the driver can't work with. */
+/** A device, or what it offers, that the driver can't work with; a key that it can't have, or lacks. */
 export class DriverError extends Error {
   override readonly name = 'DriverError';
-  readonly code: 'DRIVER_DEVICE' | 'DRIVER_PROGRAM';
+  readonly code: 'DRIVER_DEVICE' | 'DRIVER_PROGRAM' | 'DRIVER_KEY' | 'DRIVER_KEY_FILE';
 
   constructor(code: DriverError['code'], message: string, options?: ErrorOptions) {
     super(message, options);
