@@ -5,8 +5,6 @@ import type { DatapathExports } from '../../ring/datapath.js';
 const BASE = 0x4b8f0000;
 export const PKT_SEAL = BASE + 0x40;
 export const PKT_OPEN = BASE + 0x41;
-export const PKT_SEAL = BASE + 0x40;
-export const PKT_OPEN = BASE + 0x41;
 const context = { kind: 'context' } as const;
 const number = { kind: 'number' } as const;
 const writes = (size: number) => ({ kind: 'memory', size, access: 'write' }) as const;
@@ -24,8 +22,6 @@ const SPECS: readonly HelperSpec[] = [
   { id: BASE + 8, name: 'tx_buf_dma_unmap', args: [context, number, number, number] },
   { id: BASE + 9, name: 'smp_mb_full', args: [], inline: 'fence' },
   { id: BASE + 10, name: 'print_num', args: [number, number] },
-  { id: PKT_SEAL, name: 'pkt_seal', args: [context] },
-  { id: PKT_OPEN, name: 'pkt_open', args: [context] },
   { id: PKT_SEAL, name: 'pkt_seal', args: [context] },
   { id: PKT_OPEN, name: 'pkt_open', args: [context] },
   { id: BASE + 0x42, name: 'pkt_meta_set', args: [context, number, number] },
