@@ -1,7 +1,7 @@
 /** What `serve` and `guest` count, in the form in which they tell it. */
 import type { Window } from '../memory/window.js';
 import type { ChildCounters } from '../observe/child-report.js';
-import { readFlow } from '../port/flow.js';
+import { portFlow } from '../port/flow.js';
 import type { PortHandle } from '../port/port.js';
 
 export function readCounters(
@@ -9,7 +9,5 @@ export function readCounters(
   port: PortHandle,
   queues: ChildCounters['queues'],
 ): ChildCounters {
-  const { kind, state } = port.descriptor;
-  const hasFlow = kind === 'source' || kind === 'sink';
-  return { queues, flow: hasFlow ? readFlow(window, state) : null, port: port.counters() };
+  return { queues, flow: portFlow(window, port), port: port.counters() };
 }

@@ -5,7 +5,8 @@ import type { Direction } from './control.js';
 /** What a worker starts with. */
 export interface WorkerData {
   readonly device: string;
-  readonly port: PortDescriptor;
+  /** Of the port: one at least. */
+  readonly lanes: readonly PortDescriptor[];
   readonly spin: boolean;
   readonly sleepMicroseconds: number;
   /** Window addresses of the two batches, one for each direction. */
@@ -22,6 +23,11 @@ export interface QueueStart {
   readonly irq: number;
 }
 
+/** With the place of its pair among the worker's: pairs and lanes of the same number belong together. */
+export interface SlotStart extends QueueStart {
+  readonly slot: number;
+}
+
 /** Where a queue's context is after the memory table has changed. */
 export interface QueueMove {
   readonly queue: number;
@@ -34,12 +40,12 @@ export type WorkerCommand =
       readonly op: 'start';
       readonly device: string;
       readonly direction: Direction;
-      readonly queues: readonly QueueStart[];
+      readonly queues: readonly SlotStart[];
     }
   /** With `drain`, transmit what the guest has published so far. */
   | { readonly op: 'stop'; readonly direction: Direction; readonly drain: boolean }
-  /** From now on frames go to, and come from, that port. */
-  | { readonly op: 'port'; readonly port: PortDescriptor }
+  /** Frames go to, and come from, these lanes of another port; queues are to be started again. */
+  | { readonly op: 'port'; readonly lanes: readonly PortDescriptor[] }
   | { readonly op: 'spin'; readonly spin: boolean }
   | { readonly op: 'irq'; readonly queue: number; readonly irq: number }
   | { readonly op: 'remap'; readonly regions: number; readonly queues: readonly QueueMove[] };

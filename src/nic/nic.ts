@@ -128,11 +128,11 @@ export class Nic implements NicControl {
   static async start(options: NicOptions): Promise<Nic> {
     const { window, arena, device, port } = options;
     const capture =
-      options.capture === undefined ? null : createCapture(options.capture, port.descriptor.name);
+      options.capture === undefined ? null : createCapture(options.capture, port.lanes[0]!.name);
     const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)] as const;
     const data: WorkerData = {
       device: device.name,
-      port: port.descriptor,
+      lanes: port.lanes,
       spin: options.spin ?? false,
       sleepMicroseconds: options.sleepMicroseconds ?? 0,
       txBatch: batches[0].address,
@@ -224,6 +224,7 @@ export class Nic implements NicControl {
     this.#check('setParameters');
     const sizes = contract.prepare(parameters);
     this.#makeSignals(contract);
+    this.#useLanes();
     return sizes;
   }
 
@@ -302,19 +303,14 @@ export class Nic implements NicControl {
     if (this.#failure) throw this.#failure;
     if (!this.running && this.#contracts.due) await this.#swap(this.#contracts.due);
     this.#checkComplete(this.#contract, `enable ${direction}`);
-    const queues = this.#contract.queues.filter(queue => queue.direction === direction);
     if (this.#resume[direction]) {
       this.#resume[direction] = false;
-      for (const queue of queues) {
+      for (const queue of this.#queuesOf(direction)) {
         if (!this.#contract.ring.resume(queue.address))
           this.#log('warn', `queue ${queue.index}: indices make no sense, it stands still`);
       }
     }
-    const starts = queues.map(({ index, address }) => {
-      const { kickFd, irqFd } = this.#signalsOf(index);
-      return { queue: address, kick: kickFd, irq: irqFd };
-    });
-    await this.#thread.call({ op: 'start', device: this.#contract.device.name, direction, queues: starts });
+    await this.#start(direction);
     this.#enabled[direction] = true;
     this.#log('info', `${direction} enabled`);
   }
@@ -355,6 +351,7 @@ export class Nic implements NicControl {
     this.#checkComplete(due, 'change the contract');
     await this.#contracts.swap();
     this.#setPortOffloads();
+    this.#useLanes();
     this.#resume.rx = false;
     this.#resume.tx = false;
   }
@@ -362,6 +359,23 @@ export class Nic implements NicControl {
   /** The port hands the guest no more than it takes. */
   #setPortOffloads(): void {
     this.#port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
+  }
+
+  /** The kernel, or whoever is behind the port, uses no lane that nobody reads. */
+  #useLanes(): void {
+    this.#port.useLanes?.(this.#queuesOf('rx').length);
+  }
+
+  #queuesOf(direction: Direction): Queue[] {
+    return this.#contract.queues.filter(queue => queue.direction === direction);
+  }
+
+  async #start(direction: Direction): Promise<void> {
+    const queues = this.#queuesOf(direction).map(({ index, address }, slot) => {
+      const { kickFd, irqFd } = this.#signalsOf(index);
+      return { queue: address, kick: kickFd, irq: irqFd, slot };
+    });
+    await this.#thread.call({ op: 'start', device: this.#contract.device.name, direction, queues });
   }
 
   /** Port and way of waiting, between two turns of the worker. */
@@ -372,8 +386,12 @@ export class Nic implements NicControl {
     }
     if (port) {
       port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
-      await this.#thread.call({ op: 'port', port: port.descriptor });
+      const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+      for (const direction of running) await this.#thread.call({ op: 'stop', direction, drain: false });
+      await this.#thread.call({ op: 'port', lanes: port.lanes });
       this.#port = port;
+      this.#useLanes();
+      for (const direction of running) await this.#start(direction);
     }
   }
 

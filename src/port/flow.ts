@@ -3,6 +3,8 @@
  *
  *   source[:len=60]   hands out numbered frames as fast as they are taken, and swallows what it is given, with a count of its own
  *   sink              swallows frames, reading every byte and checking their numbers; hands out none
+ *
+ * Each lane counts for itself.
  */
 import * as L from '../../datapath/layout.js';
 import type { Window } from '../memory/window.js';
@@ -24,6 +26,8 @@ const MAX_LENGTH = 1518;
 
 /** Behind a source's state: what it swallows is numbered by somebody else. */
 const SWALLOWED = L.PORT_SIZE;
+/** A multiple of a cache line: lanes of several workers share none. */
+const LANE_SIZE = SWALLOWED + L.FLOW_SIZE;
 
 export interface FlowCounters {
   /** The number that comes next. */
@@ -32,17 +36,28 @@ export interface FlowCounters {
   readonly outOfOrder: number;
 }
 
-/** What source or sink counted, read from a port's state. */
+/** What a flow counted, read from a lane's state. */
 export function readFlow(window: Window, state: number): FlowCounters {
   const at = (field: number) => Number(window.longs[(state + field) / 8]!);
   return { sequence: at(L.FLOW_SEQUENCE), outOfOrder: at(L.FLOW_OUT_OF_ORDER) };
 }
 
-function open(kind: string, length: number, { window, arena }: PortHost): PortHandle {
-  const state = arena.allocate(SWALLOWED + L.FLOW_SIZE);
+/** What source or sink counted, summed over the port's lanes: `sequence` is then how many frames. Null: the port is another. */
+export function portFlow(window: Window, { lanes }: Pick<PortHandle, 'lanes'>): FlowCounters | null {
+  if (lanes[0]!.kind !== source.kind && lanes[0]!.kind !== sink.kind) return null;
+  const flows = lanes.map(({ state }) => readFlow(window, state));
+  const sum = (counter: keyof FlowCounters) => flows.reduce((n, flow) => n + flow[counter], 0);
+  return { sequence: sum('sequence'), outOfOrder: sum('outOfOrder') };
+}
+
+function open(kind: string, length: number, { window, arena }: PortHost, count: number): PortHandle {
+  const state = arena.allocate(count * LANE_SIZE);
+  const lanes = Array.from({ length: count }, (_, i) => ({
+    ...{ kind, name: kind, state: state + i * LANE_SIZE, fds: [], options: { length } },
+  }));
   return {
-    descriptor: { kind, name: kind, state, fds: [], options: { length } },
-    counters: () => readCounters(window, state),
+    lanes,
+    counters: () => readCounters(window, lanes),
     close: () => arena.free(state),
   };
 }
@@ -70,13 +85,13 @@ export const source: PortKind = {
   kind: 'source',
   usage: 'source[:len=60]',
   options: ['len'],
-  open(options, host) {
+  open(options, host, lanes) {
     const text = options.get('len') ?? '60';
     const length = Number(text);
     if (!/^\d+$/.test(text) || length < MIN_LENGTH || length > MAX_LENGTH) {
       throw new PortError('PORT_SPEC', `source: len must be ${MIN_LENGTH} to ${MAX_LENGTH}, not "${text}"`);
     }
-    return open('source', length, host);
+    return open('source', length, host, lanes);
   },
   attach,
 };
@@ -85,6 +100,6 @@ export const sink: PortKind = {
   kind: 'sink',
   usage: 'sink',
   options: [],
-  open: (_options, host) => open('sink', 0, host),
+  open: (_options, host, lanes) => open('sink', 0, host, lanes),
   attach,
 };

@@ -33,7 +33,7 @@ function openFor(t: { after(f: () => void): void }, spec: string): { handle: Por
   return { handle, port: attach(handle) };
 }
 const attach = (handle: PortHandle): Port =>
-  attachPort(structuredClone(handle.descriptor), { window: bench.window, calls });
+  attachPort(structuredClone(handle.lanes[0]!), { window: bench.window, calls });
 
 /** Asks the port for up to `n` frames into buffers of these sizes; the frames it gave. */
 function take(port: Port, n: number, rooms: readonly number[] = [2048]): number[][] {
@@ -203,7 +203,7 @@ test('a numbered stream through a file: source, pcap, pcap, sink', t => {
     bench.fill(batch, room.slice(0, got));
     assert.equal(to.put(batch), got);
   }
-  assert.deepEqual(readFlow(bench.window, handle.descriptor.state), { sequence: 300, outOfOrder: 0 });
+  assert.deepEqual(readFlow(bench.window, handle.lanes[0]!.state), { sequence: 300, outOfOrder: 0 });
 });
 
 test('without a file to write, and on one that takes nothing, frames are dropped and counted', t => {

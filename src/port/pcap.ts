@@ -165,15 +165,12 @@ function open(options: ReadonlyMap<string, string>, { window, arena }: PortHost)
     const target = output === undefined ? null : createCapture(output, 'pcap', identity);
     if (target) files.push(target);
     const state = arena.allocate(STATE_SIZE);
+    // A file is one stream of frames.
+    const fds = [source?.fd ?? -1, target?.fd ?? -1];
+    const lanes = [{ kind: 'pcap', name: input ?? output!, state, fds, options: {} }];
     return {
-      descriptor: {
-        kind: 'pcap',
-        name: input ?? output!,
-        state,
-        fds: [source?.fd ?? -1, target?.fd ?? -1],
-        options: {},
-      },
-      counters: () => readCounters(window, state),
+      lanes,
+      counters: () => readCounters(window, lanes),
       close() {
         closeFiles();
         arena.free(state);

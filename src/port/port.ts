@@ -1,14 +1,17 @@
 /**
  * A port: where frames go when they leave a queue, and where they come from. Ports know no rings.
  *
- * A port has two halves. The main thread opens it and owns its descriptors; what a worker needs to know travels to it as plain data, and
- * the worker makes the moving half of it.
+ * A port has lanes: streams of frames that know nothing of each other, each with a descriptor and a state of its own, so that several queue
+ * pairs, and several workers, can use one port without sharing anything. Most kinds have one.
+ *
+ * A port has two halves. The main thread opens it and owns its descriptors; what a worker needs to know of a lane travels to it as plain
+ * data, and the worker makes the moving half of it.
  *
  * ```
- *   spec ──parse──► PortSpec ──open──► PortHandle {descriptor, close}        main thread
- *                                            │ descriptor, by message
- *                                      attach▼
- *                                         Port {get, put}                     worker
+ *   spec ──parse──► options ──open──► PortHandle {lanes, close}              main thread
+ *                                           │ a lane's descriptor, by message
+ *                                     attach▼
+ *                                        Port {get, put}                      the one worker that uses the lane
  * ```
  */
 import type { Arena } from '../memory/arena.js';
@@ -16,7 +19,7 @@ import type { Window } from '../memory/window.js';
 import type { Batch } from '../ring/batch.js';
 import type { DatapathExports } from '../ring/datapath.js';
 
-/** The half that moves frames. Neither call blocks, throws or allocates. */
+/** The half that moves frames, of one lane. Neither call blocks, throws or allocates. */
 export interface Port {
   /** Polled for reading before `get`, for writing after a `put` that took too little. -1: there is nothing to wait for. */
   readonly fd: number;
@@ -28,7 +31,7 @@ export interface Port {
   get(batch: Batch): number;
 }
 
-/** Plain data from which a worker attaches the port. `state` is the window address of what both halves share, PORT_SIZE bytes at least. */
+/** Plain data from which a worker attaches a lane. `state` is the window address of what both halves share, PORT_SIZE bytes at least. */
 export interface PortDescriptor {
   readonly kind: string;
   readonly name: string;
@@ -38,9 +41,12 @@ export interface PortDescriptor {
 }
 
 export interface PortHandle {
-  readonly descriptor: PortDescriptor;
-  /** Frames that could not be handed on, by reason. */
+  /** One at least. */
+  readonly lanes: readonly PortDescriptor[];
+  /** What became of frames, summed over the lanes. */
   counters(): PortCounters;
+  /** Only the first `n` lanes are read from now on, at least one: nothing more is to come in on the others. Without it, or before it is called: all. */
+  useLanes?(n: number): void;
   /** What frames from this port may ask of us from now on (OFFLOAD_*); without it, or before it is called, nothing. */
   setOffloads?(offloads: number): void;
   /** Whether frames can be delivered now; a NIC's link follows it. */
@@ -84,6 +90,7 @@ export interface PortKind {
   readonly usage: string;
   /** Names of the options it takes; `_` is the word right behind the kind. */
   readonly options: readonly string[];
-  open(options: ReadonlyMap<string, string>, host: PortHost): PortHandle;
+  /** `lanes`: how many would be of use; a kind that has fewer gives fewer. */
+  open(options: ReadonlyMap<string, string>, host: PortHost, lanes: number): PortHandle;
   attach(descriptor: PortDescriptor, worker: PortWorker): Port;
 }

@@ -17,18 +17,18 @@ const KINDS: readonly PortKind[] = [tap, source, sink, pcap];
 /** How ports are written, for `--help`. */
 export const portUsage: readonly string[] = KINDS.map(kind => kind.usage);
 
-/** Opens the port that the user's words name. Throws PortError or LinuxError. */
-export function openPort(spec: string, host: PortHost): PortHandle {
+/** Opens the port that the user's words name, with at most `lanes` lanes. Throws PortError or LinuxError. */
+export function openPort(spec: string, host: PortHost, lanes = 1): PortHandle {
   const colon = spec.indexOf(':');
   const name = colon < 0 ? spec : spec.slice(0, colon);
   const kind = KINDS.find(candidate => candidate.kind === name);
   if (!kind) {
     throw new PortError('PORT_SPEC', `no port of kind "${name}": write one of ${portUsage.join('  ')}`);
   }
-  return kind.open(parseOptions(kind, colon < 0 ? '' : spec.slice(colon + 1)), host);
+  return kind.open(parseOptions(kind, colon < 0 ? '' : spec.slice(colon + 1)), host, lanes);
 }
 
-/** Makes the moving half, in a worker. */
+/** Makes the moving half of a lane, in a worker. */
 export function attachPort(descriptor: PortDescriptor, worker: PortWorker): Port {
   return KINDS.find(kind => kind.kind === descriptor.kind)!.attach(descriptor, worker);
 }

@@ -3,6 +3,8 @@
  *
  *   tap:IFNAME[,netns=NAME][,mac=02:…]    creates the interface when it does not exist
  *
+ * A lane is a queue of the interface (tap-queues.ts).
+ *
  * Every frame carries a 12-byte virtio-net header. One system call a frame: that is where the time of a TAP goes.
  */
 import * as L from '../../datapath/layout.js';
@@ -11,7 +13,7 @@ import type { OwnedFd } from '../linux/fd.js';
 import { parseMac } from '../linux/ip-address.js';
 import { readv, writev } from '../linux/libc.js';
 import { openNetns } from '../linux/netns.js';
-import { openTap, type Tap } from '../linux/tun.js';
+import type { Tap } from '../linux/tun.js';
 import type { Window } from '../memory/window.js';
 import type { Batch } from '../ring/batch.js';
 import type { DatapathExports } from '../ring/datapath.js';
@@ -21,12 +23,18 @@ import {
   type PortDescriptor,
   PortError,
   type PortHandle,
+  type PortHost,
   type PortKind,
   type PortWorker,
 } from './port.js';
+import { TapQueues } from './tap-queues.js';
+
+/** Of each lane: what both halves share, then the large frame that is being cut. */
+const LANE_SIZE = L.PORT_SIZE + L.SEGMENTS_BYTES;
 
 /** A TAP that its owner can do more with than move frames. */
 export interface TapHandle extends PortHandle {
+  /** The first of its queues, which is always in service. */
   readonly tap: Tap;
   /** The interface's namespace; undefined: our own. */
   readonly netns: OwnedFd | undefined;
@@ -112,11 +120,45 @@ class TapPort implements Port {
   }
 }
 
+/** The main thread's half of a TAP. It owns queues and namespace from now on. */
+function handleOf(queues: TapQueues, netns: OwnedFd | undefined, { window, arena }: PortHost): TapHandle {
+  const { first } = queues;
+  const state = arena.allocate(queues.all.length * LANE_SIZE);
+  const lanes = queues.all.map(({ fd }, i) => ({
+    ...{ kind: 'tap', name: first.name, state: state + i * LANE_SIZE, fds: [fd], options: {} },
+  }));
+  return {
+    tap: first,
+    netns,
+    lanes,
+    counters: () => readCounters(window, lanes),
+    useLanes: n => queues.use(n),
+    setCarrier(up) {
+      if (first.exists) first.setCarrier(up);
+    },
+    setOffloads(offloads) {
+      // The reading half looks at what it gets: frames that were queued under other rules may still come, and an interface that is
+      // gone or does not know an offload changes nothing.
+      for (const lane of lanes) window.words[(lane.state + L.PORT_OFFLOADS) >>> 2] = offloads;
+      try {
+        first.setOffload(offloads); // of all queues: they are the interface's
+      } catch (error) {
+        if (!(error instanceof LinuxError)) throw error;
+      }
+    },
+    close() {
+      queues.close();
+      arena.free(state);
+      netns?.close();
+    },
+  };
+}
+
 export const tap: PortKind = {
   kind: 'tap',
   usage: 'tap:IFNAME[,netns=NAME][,mac=ADDRESS]',
   options: ['_', 'netns', 'mac'],
-  open(options, { window, arena }): TapHandle {
+  open(options, host, lanes): TapHandle {
     const name = options.get('_') ?? '';
     if (!/^[^\s/]{1,15}$/.test(name)) {
       throw new PortError(
@@ -126,36 +168,12 @@ export const tap: PortKind = {
     }
     const mac = options.has('mac') ? parseMac(options.get('mac')!) : null;
     const netns: OwnedFd | undefined = options.has('netns') ? openNetns(options.get('netns')!) : undefined;
-    let opened: Tap | undefined;
+    let opened: TapQueues | undefined;
     try {
-      const device = openTap(netns ? { name, netns } : { name });
-      opened = device;
-      if (mac) device.mac = mac;
-      const state = arena.allocate(L.PORT_SIZE + L.SEGMENTS_BYTES);
-      return {
-        tap: device,
-        netns,
-        descriptor: { kind: 'tap', name: device.name, state, fds: [device.fd], options: {} },
-        counters: () => readCounters(window, state),
-        setCarrier(up) {
-          if (device.exists) device.setCarrier(up);
-        },
-        setOffloads(offloads) {
-          // The reading half looks at what it gets: frames that were queued under other rules may still come, and an interface that is
-          // gone or does not know an offload changes nothing.
-          window.words[(state + L.PORT_OFFLOADS) >>> 2] = offloads;
-          try {
-            device.setOffload(offloads);
-          } catch (error) {
-            if (!(error instanceof LinuxError)) throw error;
-          }
-        },
-        close() {
-          device.close();
-          arena.free(state);
-          netns?.close();
-        },
-      };
+      const queues = TapQueues.open(netns ? { name, netns } : { name }, lanes);
+      opened = queues;
+      if (mac) queues.first.mac = mac;
+      return handleOf(queues, netns, host);
     } catch (error) {
       opened?.close();
       netns?.close();

@@ -47,7 +47,7 @@ export class Backend {
   }
 
   get flow(): FlowCounters {
-    return readFlow(window, this.port.descriptor.state);
+    return readFlow(window, this.port.lanes[0]!.state);
   }
 
   async close(): Promise<void> {
@@ -103,7 +103,7 @@ export class Guest {
   }
 
   get flow(): FlowCounters {
-    return readFlow(window, this.netdev.descriptor.state);
+    return readFlow(window, this.netdev.lanes[0]!.state);
   }
 
   /** Sums over the driver's queues of one direction. */

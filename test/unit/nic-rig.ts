@@ -190,7 +190,7 @@ export class NicRig {
 
   /** What the sink behind the NIC has seen. */
   get sink(): FlowCounters {
-    return readFlow(window, this.port.descriptor.state);
+    return readFlow(window, this.port.lanes[0]!.state);
   }
 
   /** What the guest has sent and received. */

@@ -228,7 +228,7 @@ nicTest('down and up on the same contexts, again and again', async start => {
       assert.equal(rig.sink.sequence, rig.guest.sent, 'sent at the start');
     }
     rig.reclaim();
-    window.longs[(rig.port.descriptor.state + 8) / 8] = 0n; // forget the gap
+    window.longs[(rig.port.lanes[0]!.state + 8) / 8] = 0n; // forget the gap
   }
 });
 

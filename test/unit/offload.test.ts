@@ -117,7 +117,7 @@ test('captures have finished checksums; whoever else has the frame does not noti
   const path = join(folder(t), 'f');
   const handle = openPort(`pcap:out=${path}`, { window, arena });
   t.after(() => handle.close());
-  const port = attachPort(handle.descriptor, { window, calls });
+  const port = attachPort(handle.lanes[0]!, { window, calls });
   const bytes = Uint8Array.from({ length: 300 }, (_, i) => i * 3);
   frameOf(bytes, [40]);
   setHeader(batch, 0, { flags: 1, start: 34, offset: 6 });

@@ -3,8 +3,8 @@ import type { PortDescriptor } from '../../port/port.js';
 import type { ProgramSection } from './registers.js';
 
 export interface DriverLoopData {
-  /** The guest operating system's network device. */
-  readonly netdev: PortDescriptor;
+  /** Of the guest operating system's network device: one at least. */
+  readonly lanes: readonly PortDescriptor[];
   readonly spin: boolean;
   readonly rxBatch: number;
   readonly txBatch: number;

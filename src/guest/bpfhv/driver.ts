@@ -133,7 +133,7 @@ export class BpfhvDriver {
     netdev.setCarrier?.(false);
     const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)];
     const data: DriverLoopData = {
-      netdev: netdev.descriptor,
+      lanes: netdev.lanes,
       spin: options.spin ?? false,
       rxBatch: batches[0]!.address,
       txBatch: batches[1]!.address,
@@ -256,14 +256,14 @@ export class BpfhvDriver {
   }
 
   async #attach(): Promise<void> {
-    const { transport, netdev } = this.#options;
+    const { transport } = this.#options;
     const { contract, programs, queues } = await this.#prepare();
     this.#queues = queues;
     queues.inherit(this.#counters);
     await queues.register(transport);
     await this.#thread.call({ op: 'prepare', programs });
     await this.#thread.call({ op: 'attach', rx: queues.rx, tx: queues.tx });
-    netdev.setOffloads?.(offloadsOf(contract.features, 'tx'));
+    this.#fitNetdev(contract);
     this.#options.onMac?.(contract.mac);
     this.#probed('device probed', contract);
   }
@@ -275,6 +275,13 @@ export class BpfhvDriver {
     const { programs, summary } = await loadPrograms(transport, contract, this.#stack);
     this.#log('info', summary);
     return { contract, programs, queues: new DriverQueues(contract, { transport, arena, window }) };
+  }
+
+  /** The network device sends what the device takes, on as many lanes as are read. */
+  #fitNetdev({ features, numTxQueues }: Contract): void {
+    const { netdev } = this.#options;
+    netdev.setOffloads?.(offloadsOf(features, 'tx'));
+    netdev.useLanes?.(numTxQueues);
   }
 
   #probed(what: string, { numRxQueues, numRxBufs, numTxBufs, features }: Contract): void {
@@ -315,7 +322,7 @@ export class BpfhvDriver {
     await transport.write(REG.CTRL, CTRL.RX_DISABLE);
     await this.#thread.call({ op: 'stopTransmit' });
     await transport.write(REG.CTRL, CTRL.TX_DISABLE);
-    netdev.setOffloads?.(offloadsOf(contract.features, 'tx'));
+    this.#fitNetdev(contract);
     const switched = this.#thread.call({ op: 'switch', rx: queues.rx, tx: queues.tx });
     await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
     const enabled = await this.#enable();
