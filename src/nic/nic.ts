@@ -76,6 +76,7 @@ export class Nic implements NicControl {
   #spin: boolean;
   #table: RegionTable | null = null;
   #signals: Signals[] = [];
+  #signalled = { rx: 0, tx: 0 };
   #upgrade: EventFd | null = null;
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
@@ -395,14 +396,14 @@ export class Nic implements NicControl {
     }
   }
 
-  /** As many pairs of eventfds as the contract has queues; at an upgrade those that there are stay, if they are as many. */
-  #makeSignals({ parameters, queues }: Contract): void {
-    const former = this.#contract.parameters;
-    const upgrades = parameters !== former;
-    if (upgrades && former?.numRxQueues === parameters?.numRxQueues && queues.length === this.#signals.length)
-      return;
+  /** As many pairs of eventfds as the contract has queues; those that there are stay, if they are for as many. */
+  #makeSignals({ parameters }: Contract): void {
+    const { numRxQueues = 0, numTxQueues = 0 } = parameters ?? {};
+    const { rx, tx } = this.#signalled;
+    if (numRxQueues === rx && numTxQueues === tx) return;
     for (const signals of this.#signals) signals.close();
-    this.#signals = queues.map(() => new Signals());
+    this.#signals = Array.from({ length: numRxQueues + numTxQueues }, () => new Signals());
+    this.#signalled = { rx: numRxQueues, tx: numTxQueues };
   }
 
   #checkComplete({ queues }: Contract, what: string): void {
