@@ -1,9 +1,12 @@
 /** `--device`: a built-in ring format by its name, or one's own by the path of its module. */
 import { type DeviceType, DeviceTypeError, deviceType, deviceTypeNames } from '../ring/index.js';
+import { sealedTypeNames } from '../ring/registry.js';
 import { UsageError } from './host.js';
 
+const NAMES = [...deviceTypeNames, ...sealedTypeNames].join(', ');
+
 /** For `--help`. */
-export const deviceHelp = `the ring format: ${deviceTypeNames.join(', ')}, or the path of a module of your own`;
+export const deviceHelp = `the ring format: ${NAMES}, or the path of a module of your own`;
 
 /** The device type that the user's word names, for commander. Throws UsageError. */
 export function device(word: string): DeviceType {
@@ -14,7 +17,5 @@ export function device(word: string): DeviceType {
     if (!(error instanceof DeviceTypeError)) throw error;
     throw new UsageError(error.message);
   }
-  throw new UsageError(
-    `there is no device type "${word}": write ${deviceTypeNames.join(', ')} or the path of a module`,
-  );
+  throw new UsageError(`there is no device type "${word}": write ${NAMES} or the path of a module`);
 }

@@ -1,4 +1,5 @@
 /** What the driver tells its worker: plain data and compiled programs, by message. Structures are window addresses. */
+import type { KeyObject } from 'node:crypto';
 import type { PortDescriptor } from '../../port/port.js';
 import type { ProgramSection } from './registers.js';
 
@@ -8,6 +9,8 @@ export interface DriverLoopData {
   readonly spin: boolean;
   readonly rxBatch: number;
   readonly txBatch: number;
+  /** With what packets are sealed; null: they are not. */
+  readonly key: KeyObject | null;
 }
 
 /** A queue that the driver runs. `index` is the device's. */

@@ -18,6 +18,8 @@ export interface Contract {
   /** Feature bits that the device offers and the driver accepts. */
   readonly features: bigint;
   readonly mac: Uint8Array;
+  /** Bytes that its packets grow by on their way; not there: none. */
+  readonly overhead?: number;
 }
 
 /** The registers that make up the contract, and what each may hold. */
@@ -96,6 +98,17 @@ export type QueueCounters = readonly {
   readonly values: BigUint64Array;
 }[];
 
+/** What happens to a contract's packets beside the ring: the optional programs, and where frames lie meanwhile. */
+export interface Hooks {
+  /** There is a txh. */
+  readonly prepare: boolean;
+  /** There is an rxh. */
+  readonly finish: boolean;
+  /** Window addresses of private memory, STAGING_SIZE bytes each, for frames that no device may read: then a frame has one buffer. */
+  readonly staging: Readonly<Record<Direction, number>> | null;
+}
+const NO_HOOKS: Hooks = { prepare: false, finish: false, staging: null };
+
 /** What queues are made of: memory, and the device's two eventfds for each. */
 export interface QueueHost {
   readonly transport: Pick<BpfhvTransport, 'ram' | 'doorbell' | 'interrupt'>;
@@ -110,10 +123,12 @@ export class DriverQueues {
   readonly #taken: (() => void)[] = [];
   readonly #host: QueueHost;
   readonly #features: bigint;
+  readonly #hooks: Hooks;
 
   /** Throws MemoryError MEMORY_FULL when guest memory or arena is too small for the contract, and leaves nothing taken. */
-  constructor(contract: Contract, host: QueueHost) {
+  constructor(contract: Contract, host: QueueHost, hooks: Hooks = NO_HOOKS) {
     this.#host = host;
+    this.#hooks = hooks;
     this.#features = contract.features;
     const { numRxQueues, numTxQueues } = contract;
     try {
@@ -176,6 +191,7 @@ export class DriverQueues {
   #make(index: number, direction: Direction, num: number, contextSize: number): OwnQueue {
     const { transport, arena, window } = this.#host;
     const { ram } = transport;
+    const { prepare, finish, staging } = this.#hooks;
     const offloads = offloadsOf(this.#features, direction);
     const { stride, room, perFrame } = isLarge(offloads) ? LARGE_BUFFERS[direction] : SMALL_BUFFERS;
     const context = this.#take(ram, contextSize);
@@ -194,6 +210,9 @@ export class DriverQueues {
       [L.DRIVER_ROOM, room],
       [L.DRIVER_FRAME_BUFFERS, perFrame],
       [L.DRIVER_OFFLOADS, offloads],
+      [L.DRIVER_PREPARE, prepare ? programNumber('txh') : 0],
+      [L.DRIVER_FINISH, finish ? programNumber('rxh') : 0],
+      [L.DRIVER_STAGING, staging?.[direction] ?? 0],
       [L.DRIVER_FREE, lists],
       [L.DRIVER_OWNER, lists + num * 4],
     ];

@@ -34,6 +34,8 @@ import { Gap } from './gap.js';
 import { helperImplementations } from './helpers.js';
 import { QueueCalls } from './queue-calls.js';
 import { PROGRAMS } from './registers.js';
+import { Sealer } from './seal.js';
+import { sealingHelpers } from './seal-helpers.js';
 
 /** Numbers that the programs of one contract may have printed: a program must not fill the main thread's memory with them. */
 const MAX_PRINTS = 64;
@@ -62,6 +64,8 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   readonly #lanes: readonly DriverLane[];
   readonly #emit: (event: DriverEvent) => void;
   readonly #gap: Gap;
+  /** One for all queues and contracts, so that no nonce comes twice. */
+  readonly #sealer: Sealer | null;
   #prepared: readonly PreparedProgram[] = [];
   #queues: readonly DriverQueue[] = [];
   #running = false;
@@ -83,6 +87,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     this.#lanes = data.lanes.map(lane => new DriverLane(host, attachPort(lane, { window, calls })));
     this.pollEntries = this.#lanes.length + MAX_QUEUES;
     this.#emit = emit;
+    this.#sealer = data.key && new Sealer(data.key);
     this.#wantsSpin = data.spin;
   }
 
@@ -165,11 +170,23 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
     const helpers = helperImplementations(this.#datapath.calls, value => {
       if (prints++ < MAX_PRINTS) this.#emit({ queue: -1, reason: `a program prints ${value}` });
     });
+    for (const [id, helper] of this.#sealing()) helpers.set(id, helper);
     this.#prepared = PROGRAMS.flatMap(({ number, section }) => {
       const module = programs[section];
       return module ? [{ number, ...instantiate({ module }, this.#window.memory, helpers) }] : [];
     });
     this.#gap.watch(this.#running);
+  }
+
+  /** What seals and opens packets, when there is a key. The first packet of a contract that is not authentic is news. */
+  #sealing(): ReturnType<typeof sealingHelpers> {
+    if (!this.#sealer) return [];
+    let told = false;
+    return sealingHelpers(this.#datapath.calls, this.#window.bytes, this.#sealer, () => {
+      if (!told)
+        this.#emit({ queue: -1, reason: 'a packet came that nobody with our key has sealed: dropped' });
+      told = true;
+    });
   }
 
   #attach({ rx, tx }: Queues): void {

@@ -14,6 +14,7 @@
  * An upgrade of a running device that shows the next contract beforehand is followed in two steps (`#follow`): everything that can fail or takes long
  * comes first, while the old contract runs; then stop, hand over, go.
  */
+import type { KeyObject } from 'node:crypto';
 import * as L from '../../../datapath/layout.js';
 import { STACK_BYTES } from '../../ebpf/sandbox.js';
 import type { Arena } from '../../memory/arena.js';
@@ -36,6 +37,7 @@ import { type Contract, DriverQueues, type QueueCounters, readContract } from '.
 import { dumpDriver } from './dump.js';
 import { loadPrograms } from './programs.js';
 import { CTRL, REG, STATUS } from './registers.js';
+import { whetherSealed } from './seal-policy.js';
 import type { BpfhvTransport } from './transport.js';
 
 /** What this driver can make use of. */
@@ -64,8 +66,12 @@ export interface DriverOptions {
   readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
   /** Told of each change of contract under a running interface. */
   readonly onBlackout?: (blackout: Blackout) => unknown;
+  /** 32 bytes: packets are sealed with it, and no contract is taken that does not (docs/sealing.md). */
+  readonly key?: KeyObject;
   /** Told the device's address whenever it is probed, 6 octets. */
   readonly onMac?: (mac: Uint8Array) => void;
+  /** Told how many bytes the contract's packets grow by, before the first of them, and 0 when it is given up: what the MTU has to leave free. */
+  readonly onOverhead?: (bytes: number) => void;
 }
 
 export interface DriverStats {
@@ -78,7 +84,14 @@ export interface DriverStats {
   readonly upgrades: number;
   /** Of the last ones of them, the oldest first. */
   readonly blackouts: readonly Blackout[];
-  readonly queues: readonly ({ readonly index: number; readonly direction: Direction } & QueueStats)[];
+  readonly queues: readonly DriverQueueStats[];
+}
+
+export interface DriverQueueStats extends QueueStats {
+  readonly index: number;
+  readonly direction: Direction;
+  /** Of the dropped packets, those that nobody with our key has sealed, or not for the first time. */
+  readonly unauthentic: number;
 }
 
 export class BpfhvDriver {
@@ -86,6 +99,8 @@ export class BpfhvDriver {
   readonly #thread: LoopThread<DriverCommand, DriverReply>;
   readonly #batches: readonly Batch[];
   readonly #stack: number;
+  /** Where frames lie while they are plaintext; null: we have no key. */
+  readonly #staging: Readonly<Record<Direction, number>> | null;
   #queues: DriverQueues | null = null;
   /** Of queues that were let go: those that come after them go on counting. */
   #counters: QueueCounters = [];
@@ -113,12 +128,13 @@ export class BpfhvDriver {
     options: DriverOptions,
     thread: LoopThread<DriverCommand, DriverReply>,
     batches: readonly Batch[],
-    stack: number,
   ) {
+    const { arena, key } = options;
     this.#options = options;
     this.#thread = thread;
     this.#batches = batches;
-    this.#stack = stack;
+    this.#stack = arena.allocate(STACK_BYTES);
+    this.#staging = key ? { rx: arena.allocate(L.STAGING_SIZE), tx: arena.allocate(L.STAGING_SIZE) } : null;
     thread.onEvent = event => this.#onEvent(event as DriverEvent);
     thread.onFailure = error => {
       this.#log('error', `the guest driver's worker failed: ${error.message}`);
@@ -137,12 +153,13 @@ export class BpfhvDriver {
       spin: options.spin ?? false,
       rxBatch: batches[0]!.address,
       txBatch: batches[1]!.address,
+      key: options.key ?? null,
     };
     const entry = new URL('./driver-loop.js', import.meta.url);
     try {
       const start = { window, arena, data, name: 'guest' };
       const thread = await LoopThread.start<DriverCommand, DriverReply>(entry, start);
-      const driver = new BpfhvDriver(options, thread, batches, arena.allocate(STACK_BYTES));
+      const driver = new BpfhvDriver(options, thread, batches);
       driver.#wake();
       return driver;
     } catch (error) {
@@ -160,6 +177,7 @@ export class BpfhvDriver {
       index,
       direction,
       ...readStats(this.#options.window, address + L.DRIVER_STATS),
+      unauthentic: Number(this.#options.window.longs[(address + L.DRIVER_STATS + L.STAT_UNAUTHENTIC) / 8]!),
     }));
     return {
       running: this.#running,
@@ -204,6 +222,7 @@ export class BpfhvDriver {
     await this.#thread.stop();
     for (const batch of this.#batches) this.#options.arena.free(batch.address);
     this.#options.arena.free(this.#stack);
+    for (const area of Object.values(this.#staging ?? {})) this.#options.arena.free(area);
   }
 
   #wake(): void {
@@ -271,15 +290,21 @@ export class BpfhvDriver {
   /** Reads what the device shows, and gets everything ready for it. Throws DriverError, MemoryError when that can't be; nothing has run then. */
   async #prepare(): Promise<Prepared> {
     const { transport, arena, window, features = ALL_FEATURES } = this.#options;
-    const contract = await readContract(transport, features);
-    const { programs, summary } = await loadPrograms(transport, contract, this.#stack);
+    const read = await readContract(transport, features);
+    const { programs, calls, summary } = await loadPrograms(transport, read, this.#stack);
     this.#log('info', summary);
-    return { contract, programs, queues: new DriverQueues(contract, { transport, arena, window }) };
+    const sealed = whetherSealed(calls, this.#staging !== null);
+    // What is encrypted can't be summed or cut by anybody else.
+    const contract = sealed ? { ...read, features: 0n, overhead: L.SEAL_GROWTH } : read;
+    const hooks = { prepare: calls.has('txh'), finish: calls.has('rxh'), staging: this.#staging };
+    const queues = new DriverQueues(contract, { transport, arena, window }, hooks);
+    return { contract, programs, queues };
   }
 
   /** The network device sends what the device takes, on as many lanes as are read. */
-  #fitNetdev({ features, numTxQueues }: Contract): void {
-    const { netdev } = this.#options;
+  #fitNetdev({ features, numTxQueues, overhead = 0 }: Contract): void {
+    const { netdev, onOverhead } = this.#options;
+    onOverhead?.(overhead);
     netdev.setOffloads?.(offloadsOf(features, 'tx'));
     netdev.useLanes?.(numTxQueues);
   }
@@ -343,6 +368,7 @@ export class BpfhvDriver {
       if (this.#running) await this.#bringDown();
     } finally {
       if (this.#queues) this.#counters = this.#queues.counters();
+      if (this.#queues) this.#options.onOverhead?.(0);
       this.#queues?.close();
       this.#queues = null;
     }

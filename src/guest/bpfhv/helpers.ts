@@ -5,6 +5,7 @@ import type { DatapathExports } from '../../ring/datapath.js';
 const BASE = 0x4b8f0000;
 export const PKT_SEAL = BASE + 0x40;
 export const PKT_OPEN = BASE + 0x41;
+const EINVAL = -22n;
 const context = { kind: 'context' } as const;
 const number = { kind: 'number' } as const;
 const writes = (size: number) => ({ kind: 'memory', size, access: 'write' }) as const;
@@ -41,6 +42,9 @@ export function helperImplementations(calls: DatapathExports, print: (value: big
     [BASE + 6, calls.helper_dma_unmap],
     [BASE + 7, calls.helper_dma_map],
     [BASE + 8, calls.helper_dma_unmap],
+    // Without a key there is nothing that they could do: seal-helpers.ts has the real ones.
+    [PKT_SEAL, () => EINVAL],
+    [PKT_OPEN, () => EINVAL],
     [BASE + 0x42, calls.helper_meta_set],
     [
       BASE + 10,

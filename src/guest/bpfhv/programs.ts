@@ -8,13 +8,17 @@
  * ```
  */
 import { setImmediate } from 'node:timers/promises';
+import { CALL_OPCODE } from '../../ebpf/forms.js';
+import { helperKey } from '../../ebpf/helpers.js';
+import { CALL } from '../../ebpf/isa.js';
 import { compile } from '../../ebpf/jit/index.js';
-import { decodeProgram } from '../../ebpf/program.js';
+import { decodeProgram, type Program } from '../../ebpf/program.js';
 import { verify } from '../../ebpf/verifier/index.js';
 import { WINDOW_PAGES } from '../../memory/window.js';
 import type { CompiledPrograms } from './commands.js';
 import { BPFHV_HELPERS } from './helpers.js';
 import { PROGRAMS, type ProgramSection, REG } from './registers.js';
+import type { HelperCalls } from './seal-policy.js';
 import { type BpfhvTransport, DriverError } from './transport.js';
 
 /** Instructions of a program at most. */
@@ -39,6 +43,7 @@ export interface ProgramReport {
 export interface LoadedPrograms {
   readonly programs: CompiledPrograms;
   readonly reports: readonly ProgramReport[];
+  readonly calls: HelperCalls;
   /** All of that in one line. */
   readonly summary: string;
 }
@@ -61,14 +66,16 @@ export async function loadPrograms(
 ): Promise<LoadedPrograms> {
   const programs: Partial<Record<ProgramSection, WebAssembly.Module>> = {};
   const reports: ProgramReport[] = [];
+  const calls = new Map<ProgramSection, ReadonlySet<number>>();
   for (const [section, bytes] of await readPrograms(transport)) {
     const contextSize = section.startsWith('rx') ? sizes.rxContextSize : sizes.txContextSize;
     await setImmediate();
-    const { module, report } = prepare(section, bytes, contextSize, stack);
+    const { module, report, helpers } = prepare(section, bytes, contextSize, stack);
     programs[section] = module;
     reports.push(report);
+    calls.set(section, helpers);
   }
-  return { programs, reports, summary: summarise(reports) };
+  return { programs, reports, calls, summary: summarise(reports) };
 }
 
 /** By transport: resolves when nobody selects programs any more. The selection is a register that all share. */
@@ -108,7 +115,11 @@ function prepare(
   bytes: Uint8Array,
   contextSize: number,
   stack: number,
-): { readonly module: WebAssembly.Module; readonly report: ProgramReport } {
+): {
+  readonly module: WebAssembly.Module;
+  readonly report: ProgramReport;
+  readonly helpers: ReadonlySet<number>;
+} {
   const refused = (why: string, cause?: unknown) =>
     new DriverError('DRIVER_PROGRAM', `program ${section}: ${why}`, { cause });
   try {
@@ -130,10 +141,16 @@ function prepare(
       ...{ section, instructions: program.insns.length, guards: stats.guards, budget },
       ...{ states: verdict.states, verifyMs: verdict.milliseconds, compileMs: stats.milliseconds },
     };
-    return { module, report };
+    return { module, report, helpers: helpersOf(program) };
   } catch (error) {
     throw error instanceof DriverError ? error : refused((error as Error).message, error);
   }
+}
+
+/** All helpers that a call instruction names, whether it is ever reached or not. */
+function helpersOf({ insns }: Program): ReadonlySet<number> {
+  const calls = insns.filter(({ opcode, src }) => opcode === CALL_OPCODE && src !== CALL.LOCAL);
+  return new Set(calls.map(helperKey));
 }
 
 function summarise(reports: readonly ProgramReport[]): string {
