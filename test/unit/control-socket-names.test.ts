@@ -6,6 +6,7 @@ import {
   chmodSync,
   chownSync,
   existsSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
@@ -123,6 +124,19 @@ leakTest('a dead socket gives way, and nothing is left of it', () => {
   assert.deepEqual(livingNames(), ['living']);
   assert.deepEqual(readdirSync(folder), ['living.sock']);
   living.release();
+});
+
+leakTest('who removes a dead socket is alone in that, and may be killed', () => {
+  makeFolder();
+  deadSocket(path);
+  const right = join(folder, `.nic.sock.dead.${lstatSync(path).ino}`);
+  linkSync(path, right);
+  assert.equal(claim(path), null);
+  removeDead(path);
+  assert.ok(existsSync(path) && existsSync(right), 'somebody else does it');
+  removeDead(path, -1);
+  claim(path)!.release();
+  assert.deepEqual(readdirSync(folder), []);
 });
 
 leakTest('a name that has been taken over stays who took it', () => {

@@ -5,10 +5,11 @@
  *   listen at FOLDER/.NAME.PID ──link──► FOLDER/NAME.sock        so whoever finds a path finds somebody who listens
  *                                   │
  *            it exists: somebody answers there ─► taken
- *                       nobody does ────────────► rename it, look that it is still that file, delete it; link again
+ *                       nobody does ────────────► link it to FOLDER/.NAME.dead.INODE: who can may remove it; link again
  * ```
+ * Only a dead socket is ever removed, and by one process, since no other can make that second link to the same file.
  */
-import { linkSync, lstatSync, renameSync, type Stats, unlinkSync } from 'node:fs';
+import { linkSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { isErrno } from '../../linux/errors.js';
 import { UnixListener } from '../../linux/unix-listener.js';
@@ -16,6 +17,8 @@ import { connectUnix, SocketError } from '../../linux/unix-socket.js';
 
 const TRIES = 16;
 const BACKLOG = 16;
+/** Removing a socket takes so long at most. */
+const ABANDONED_MS = 2000;
 
 /** A listening socket at a path. */
 export interface Claim {
@@ -30,7 +33,7 @@ export interface Claim {
  * Node's error when it can't be.
  */
 export function claim(path: string): Claim | null {
-  const listener = UnixListener.listen(hidden(path, 'new'), { mode: 0o600, backlog: BACKLOG });
+  const listener = UnixListener.listen(hidden(path, String(process.pid)), { mode: 0o600, backlog: BACKLOG });
   try {
     for (let i = 0; i < TRIES; i++) {
       if (tryLink(listener.path, path)) return held(listener, path);
@@ -67,19 +70,23 @@ export function isServed(path: string): boolean {
   }
 }
 
-/** Removes a socket at which nobody listens. One that has come in its place since stays. */
-export function removeDead(path: string): void {
+/** Removes a socket at which nobody listens; or lets another process that has begun to do so, unless that was killed more than `abandonedMs` ago. */
+export function removeDead(path: string, abandonedMs = ABANDONED_MS): void {
   const dead = lstatSync(path, { throwIfNoEntry: false });
   if (!dead || isServed(path)) return;
-  const aside = hidden(path, 'old');
+  const right = hidden(path, `dead.${dead.ino}`);
   try {
-    renameSync(path, aside);
+    if (!tryLink(path, right)) {
+      const { ctimeMs } = lstatSync(right);
+      if (Date.now() - ctimeMs > abandonedMs) unlinkSync(right); // the next look removes the socket
+      return;
+    }
+    // What is at the path now may be another one, which lives; even one with the same number.
+    if (isSame(lstatSync(right), dead) && !isServed(right)) unlinkSync(path);
+    unlinkSync(right);
   } catch (error) {
-    if ((error as { code?: string }).code === 'ENOENT') return; // somebody was faster
-    throw error;
+    if ((error as { code?: string }).code !== 'ENOENT') throw error; // somebody was faster
   }
-  if (!isSame(lstatSync(aside), dead)) tryLink(aside, path);
-  unlinkSync(aside);
 }
 
 function held(listener: UnixListener, path: string): Claim {
@@ -110,9 +117,9 @@ function tryLink(from: string, to: string): boolean {
   }
 }
 
-/** A name beside `path` that nobody else uses and no listing shows. */
+/** A name beside `path` that no listing shows. */
 function hidden(path: string, what: string): string {
-  return join(dirname(path), `.${basename(path)}.${process.pid}.${what}`);
+  return join(dirname(path), `.${basename(path)}.${what}`);
 }
 
 function isSame(a: Stats, b: Stats): boolean {
