@@ -1,6 +1,7 @@
 /** The datapath module: everything that is called from outside. It imports its memory and its function table, and keeps no data of its own. */
 
 export { packet_done, packet_length, packet_of, packet_unauthentic } from './active';
+export { dirty_mark } from './dirty';
 export {
   driver_arm,
   driver_fail,
@@ -58,6 +59,15 @@ export {
   sring_gso_tx_complete,
   sring_gso_tx_pop,
 } from './sring-gso';
+export { virtq_rx_push, virtq_rx_room, virtq_tx_complete, virtq_tx_pop } from './virtq';
+export {
+  virtq_base_get,
+  virtq_base_set,
+  virtq_init,
+  virtq_kicks,
+  virtq_pending,
+  virtq_resume,
+} from './virtq-ring';
 export {
   vring_packed_init,
   vring_packed_kicks,

@@ -13,8 +13,11 @@ export const REGION_GPA = 0; // u64 first guest physical address
 export const REGION_LENGTH = 8; // u64 bytes
 export const REGION_FLAT = 16; // u64 address in this process, for system calls
 export const REGION_WINDOW = 24; // u32 address in the window, 0 = not in the window
+export const REGION_DENIED = 28; // u32 DENY_*: what the device may not do there
 export const REGION_SIZE = 32;
 export const MAX_REGIONS = 512;
+export const DENY_READ = 1;
+export const DENY_WRITE = 2;
 
 // --- Batch: frames on their way from a ring to a port or back.
 //
@@ -102,6 +105,55 @@ export const FAULT_NONE = 0;
 export const FAULT_INDEX = 1; // the guest's producer index is ahead by more than the ring holds
 export const FAULT_COMPLETION = 2; // guest side: a completion for a buffer that is not posted, or too long
 export const FAULT_PROGRAM = 3; // guest side: a program returned an error or broke the calling convention
+
+// --- Virtqueue, device side (datapath/virtq.ts): a queue whose ring is three areas of guest memory. QUEUE_RING is the descriptor area. A position,
+// such as QUEUE_CONS, is a free-running 16-bit index (split), or an index plus the size of the ring while the wrap counter is 0 (packed).
+// QUEUE_SEEN and FRAME_END count chains of the batch, the refused ones included.
+export const VIRTQ_DRIVER = 128; // u32 window address of the driver area: available ring | driver's event
+export const VIRTQ_DEVICE = 132; // u32 … of the device area: used ring | device's event
+export const VIRTQ_FLAGS = 136; // u32 VIRTQ_*: what was negotiated
+export const VIRTQ_HEADER = 140; // u32 bytes of the virtio-net header in guest memory, 10 or 12
+export const VIRTQ_FRESH = 144; // u32 1: nothing was completed since the start, the first completion interrupts in any case
+export const VIRTQ_POSTED = 148; // u32 so many were posted at once already, as far as we have looked
+export const VIRTQ_MISS_LENGTH = 152; // u32 bytes of what stopped the queue; 0: nothing
+export const VIRTQ_MISS_KIND = 156; // u32 MISS_*
+export const VIRTQ_MISS = 160; // u64 its address
+export const VIRTQ_LOG = 168; // u32 window address of the dirty bitmap, 0 = nothing is logged
+export const VIRTQ_LOG_SIZE = 172; // u32 bytes
+export const VIRTQ_LOG_REGIONS = 176; // u32 region table by which process addresses become guest physical ones
+export const VIRTQ_LOG_RING = 184; // u64 guest physical address of the ring that we write: used | descriptor; LOG_NOWHERE = not logged
+export const VIRTQ_LOG_EVENT = 192; // u64 … of the device's event, packed only
+export const VIRTQ_CHAINS = 256; // chains of the batch: u16 id, u16 descriptors, u32 room
+export const VIRTQ_CHAIN_SIZE = 8;
+export const VIRTQ_MAX_CHAINS = 512;
+export const VIRTQ_PIECES = 4352; // a slot for each frame: where its header goes, in pieces: u64 address, u32 window address, u32 length
+export const VIRTQ_PIECE_SIZE = 16;
+export const VIRTQ_SLOT_SIZE = 192; // 12 pieces: the header torn into bytes
+export const VIRTQ_SIZE = 28928;
+export const VIRTQ_MAX_DESCRIPTORS = 1024; // of one chain, those of an indirect table included
+export const LOG_NOWHERE = 4503599627370496; // beyond any bitmap
+
+export const VIRTQ_PACKED = 1;
+export const VIRTQ_EVENT_IDX = 2;
+export const VIRTQ_INDIRECT = 4;
+export const VIRTQ_MERGE = 8; // a received frame may take several chains
+export const VIRTQ_IN_ORDER = 16;
+export const VIRTQ_IOTLB = 32; // an address that is in no region may come to be in one: it is a miss, not a mistake
+export const VIRTQ_RECEIVE = 64; // a receive queue
+
+export const MISS_TRANSLATION = 1; // no region holds it
+export const MISS_WINDOW = 2; // we have to read or write it, and it is not in the window
+
+// Descriptors of virtqueues: u64 address, u32 length, then u16 flags, u16 next (split, tables) | u16 id, u16 flags (packed).
+export const VDESC_SIZE = 16;
+export const VDESC_NEXT = 1;
+export const VDESC_WRITE = 2; // by the device
+export const VDESC_INDIRECT = 4;
+export const VDESC_AVAIL = 0x80;
+export const VDESC_USED = 0x8000;
+export const VEVENT_ENABLE = 0;
+export const VEVENT_DISABLE = 1;
+export const VEVENT_DESC = 2; // at a position
 
 // --- Guest side of a queue.
 export const DRIVER_CONTEXT = 0; // u32 window address of the context

@@ -64,6 +64,18 @@ export interface DatapathExports {
   sring_gso_rx_push(queue: number, batch: number, n: number): number;
   sring_gso_kicks(queue: number, on: boolean): number;
 
+  virtq_init(queue: number): void;
+  virtq_resume(queue: number): number;
+  virtq_pending(queue: number): number;
+  virtq_tx_pop(queue: number, batch: number, budget: number): number;
+  virtq_tx_complete(queue: number, batch: number, n: number): number;
+  virtq_rx_room(queue: number, batch: number, budget: number): number;
+  virtq_rx_push(queue: number, batch: number, n: number): number;
+  virtq_kicks(queue: number, on: boolean): number;
+  virtq_base_get(queue: number): number;
+  virtq_base_set(queue: number, base: number): number;
+  dirty_mark(queue: number, gpa: bigint, length: bigint): void;
+
   offload_undo(batch: number, index: number, offloads: number): number;
   segment_begin(segments: number, batch: number, index: number): number;
   segment_pending(segments: number): number;
