@@ -1,5 +1,5 @@
 /**
- * The NIC: queues, features, memory, and the worker that runs them. Control protocols drive it through NicControl; it knows none of them.
+ * The NIC: queues, features, memory, and the workers that run them. Control protocols drive it through NicControl; it knows none of them.
  *
  * What is allowed when is the table below. "Running" means that at least one direction is enabled; a NIC that stops keeps its contexts, so a
  * guest may start again on the same ones.
@@ -11,7 +11,6 @@ import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import { MemoryError, type Window } from '../memory/window.js';
 import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
-import { Batch } from '../ring/batch.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { offloadsOf } from '../ring/features.js';
 import type { DeviceType } from '../ring/ring.js';
@@ -24,11 +23,11 @@ import {
   NicError,
   type NicParameters,
 } from './control.js';
+import { Crew, deal } from './crew.js';
 import { dumpNic } from './dump.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { Queue, QueueStats } from './queue.js';
 import { Signals } from './signals.js';
-import { LoopThread } from './thread.js';
 import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
 
 /** Which requests are answered with an error while a direction is enabled. What prepares an announced contract goes there, and is allowed. */
@@ -51,6 +50,8 @@ export interface NicOptions {
   /** Feature bits to offer, of those that the device type has; default: all of them. */
   readonly features?: bigint;
   readonly spin?: boolean;
+  /** Workers that the queue pairs are dealt out to; fewer when port or limits have no work for so many, one with a capture. Default: one. */
+  readonly workers?: number;
   /** Sleep after every turn of the worker, microseconds. */
   readonly sleepMicroseconds?: number;
   readonly requireSealed?: boolean;
@@ -68,8 +69,7 @@ export class Nic implements NicControl {
   readonly #options: NicOptions;
   readonly #contracts: Contracts;
   readonly #memory: GuestMemory;
-  readonly #thread: LoopThread<WorkerCommand, number>;
-  readonly #batches: readonly [Batch, Batch];
+  readonly #crew: Crew<WorkerCommand, number>;
   readonly #capture: OwnedFd | null;
   readonly #enabled = { rx: false, tx: false };
   #port: PortHandle;
@@ -84,12 +84,7 @@ export class Nic implements NicControl {
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
-  private constructor(
-    options: NicOptions,
-    thread: LoopThread<WorkerCommand, number>,
-    batches: readonly [Batch, Batch],
-    capture: OwnedFd | null,
-  ) {
+  private constructor(options: NicOptions, crew: Crew<WorkerCommand, number>, capture: OwnedFd | null) {
     this.#options = options;
     this.#memory = new GuestMemory(options.window, options.arena, {
       requireSealed: options.requireSealed ?? false,
@@ -114,44 +109,40 @@ export class Nic implements NicControl {
     );
     this.#port = options.port;
     this.#spin = options.spin ?? false;
-    this.#thread = thread;
-    this.#batches = batches;
+    this.#crew = crew;
     this.#capture = capture;
-    thread.onEvent = message => this.#log('warn', message as string);
-    thread.onFailure = error => {
+    crew.onEvent = message => this.#log('warn', message as string);
+    crew.onFailure = error => {
       this.#failure = error;
       this.#log('error', `the datapath worker failed: ${error.message}`);
       this.onFailure(error);
     };
   }
 
-  /** Starts the NIC's worker. Throws when programs or worker can't be loaded. */
+  /** Starts the NIC's workers. Throws when programs or workers can't be loaded. */
   static async start(options: NicOptions): Promise<Nic> {
     const { window, arena, device, port } = options;
     const capture =
       options.capture === undefined ? null : createCapture(options.capture, port.lanes[0]!.name);
-    const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)] as const;
-    const data: WorkerData = {
-      device: device.name,
-      lanes: port.lanes,
-      spin: options.spin ?? false,
-      sleepMicroseconds: options.sleepMicroseconds ?? 0,
-      txBatch: batches[0].address,
-      rxBatch: batches[1].address,
-      capture: capture?.fd ?? -1,
-    };
-    const entry = new URL('./device-loop.js', import.meta.url);
+    const { workers = 1, limits } = options;
+    // A capture is one file, which one worker writes.
+    const size = capture ? 1 : Math.min(workers, port.lanes.length, limits?.queuePairs ?? MAX_QUEUE_PAIRS);
+    const lanes = deal(port.lanes, size);
     try {
-      const thread = await LoopThread.start<WorkerCommand, number>(entry, {
-        window,
-        arena,
-        data,
-        name: 'nic',
+      const crew = await Crew.start<WorkerCommand, number>(new URL('./device-loop.js', import.meta.url), {
+        ...{ window, arena, name: 'nic', size },
+        data: (worker, batches): WorkerData => ({
+          device: device.name,
+          lanes: lanes[worker]!,
+          spin: options.spin ?? false,
+          sleepMicroseconds: options.sleepMicroseconds ?? 0,
+          ...batches,
+          capture: capture?.fd ?? -1,
+        }),
       });
-      return new Nic(options, thread, batches, capture);
+      return new Nic(options, crew, capture);
     } catch (error) {
       capture?.close();
-      for (const batch of batches) arena.free(batch.address);
       throw error;
     }
   }
@@ -287,7 +278,7 @@ export class Nic implements NicControl {
     const former = signals!.setIrq(fd);
     const queue = this.#contract.queues[index];
     if (this.running && queue)
-      await this.#thread.call({ op: 'irq', queue: queue.address, irq: signals!.irqFd });
+      await this.#crew.call(() => ({ op: 'irq', queue: queue.address, irq: signals!.irqFd }));
     former?.close();
   }
 
@@ -336,10 +327,9 @@ export class Nic implements NicControl {
   async close(): Promise<void> {
     await this.#stop('tx', true);
     await this.disconnect();
-    await this.#thread.stop();
+    await this.#crew.stop();
     this.#contracts.close();
     this.#capture?.close();
-    for (const batch of this.#batches) this.#options.arena.free(batch.address);
   }
 
   get #contract(): Contract {
@@ -367,30 +357,38 @@ export class Nic implements NicControl {
     this.#port.useLanes?.(this.#queuesOf('rx').length);
   }
 
+  /** Workers that have something to do: no more than the port has lanes. */
+  get #hands(): number {
+    return Math.min(this.#crew.size, this.#port.lanes.length);
+  }
+
   #queuesOf(direction: Direction): Queue[] {
     return this.#contract.queues.filter(queue => queue.direction === direction);
   }
 
   async #start(direction: Direction): Promise<void> {
-    const queues = this.#queuesOf(direction).map(({ index, address }, slot) => {
+    const device = this.#contract.device.name;
+    const queues = this.#queuesOf(direction).map(({ index, address }, pair) => {
       const { kickFd, irqFd } = this.#signalsOf(index);
-      return { queue: address, kick: kickFd, irq: irqFd, slot };
+      return { queue: address, kick: kickFd, irq: irqFd, slot: Math.floor(pair / this.#hands) };
     });
-    await this.#thread.call({ op: 'start', device: this.#contract.device.name, direction, queues });
+    const dealt = deal(queues, this.#hands);
+    await this.#crew.call(worker => ({ op: 'start', device, direction, queues: dealt[worker] ?? [] }));
   }
 
   /** Port and way of waiting, between two turns of the worker. */
   async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
     if (spin !== undefined) {
-      await this.#thread.call({ op: 'spin', spin });
+      await this.#crew.call(() => ({ op: 'spin', spin }));
       this.#spin = spin;
     }
     if (port) {
       port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
       const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
-      for (const direction of running) await this.#thread.call({ op: 'stop', direction, drain: false });
-      await this.#thread.call({ op: 'port', lanes: port.lanes });
+      for (const direction of running) await this.#crew.call(() => ({ op: 'stop', direction, drain: false }));
       this.#port = port;
+      const lanes = deal(port.lanes, this.#hands);
+      await this.#crew.call(worker => ({ op: 'port', lanes: lanes[worker] ?? [] }));
       this.#useLanes();
       for (const direction of running) await this.#start(direction);
     }
@@ -418,10 +416,13 @@ export class Nic implements NicControl {
 
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
-    const left = await this.#thread.call({ op: 'stop', direction, drain }).catch(error => {
-      if (!this.#failure) throw error;
-      return 0; // a worker that has failed uses nothing any more
-    });
+    const undone = await this.#crew
+      .call(() => ({ op: 'stop', direction, drain }))
+      .catch(error => {
+        if (!this.#failure) throw error;
+        return []; // workers that have failed use nothing any more
+      });
+    const left = undone.reduce((sum, n) => sum + n, 0);
     this.#enabled[direction] = false;
     this.#resume[direction] = true;
     if (left > 0)
@@ -439,11 +440,14 @@ export class Nic implements NicControl {
         const context = this.#locate(queue, next);
         if (context !== null) placed.set(queue, context);
       }
-      const moves: QueueMove[] = [];
-      for (const [queue, context] of placed) {
-        if (this.#inUse(queue)) moves.push({ queue: queue.address, context });
+      if (this.running) {
+        const moves = Array.from({ length: this.#crew.size }, (): QueueMove[] => []);
+        for (const [queue, context] of placed) {
+          if (this.#inUse(queue)) moves[this.#workerOf(queue)]!.push({ queue: queue.address, context });
+        }
+        const regions = next.address;
+        await this.#crew.call(worker => ({ op: 'remap', regions, queues: moves[worker]! }));
       }
-      if (this.running) await this.#thread.call({ op: 'remap', regions: next.address, queues: moves });
     } catch (error) {
       for (const queue of placed.keys()) next.unpin(queue.contextGpa!, queue.contextSize);
       throw error;
@@ -458,6 +462,12 @@ export class Nic implements NicControl {
     }
     this.#table?.close();
     this.#table = next;
+  }
+
+  /** The only one that may touch the queue while it runs. */
+  #workerOf({ index, direction }: Queue): number {
+    const pair = direction === 'rx' ? index : index - this.#queuesOf('rx').length;
+    return pair % this.#hands;
   }
 
   /** A worker may look at it. */
