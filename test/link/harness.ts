@@ -94,6 +94,11 @@ export class Link {
     ]);
   }
 
+  /** One more `polynic serve` on the same socket; it waits until the guest has a place for it. */
+  spawnAnother(words: readonly string[]): Program {
+    return this.#spawn(['serve', '--bpfhv-proxy', this.socket, '--connect', '-v', ...words]);
+  }
+
   /** The guest's interface exists, is configured and has a carrier. */
   async guestReady(): Promise<void> {
     const { mac, interface: name } = this.guestEnd;

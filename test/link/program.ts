@@ -72,6 +72,14 @@ export class Program {
     return JSON.parse(/^\{"queues.*\}$/m.exec(this.stdout.slice(length))![0]) as ChildCounters;
   }
 
+  /** Has it carry out a request of a control socket, one at a time; only from one that was started with `--child-of`. */
+  async request(request: object): Promise<{ ok?: object; error?: { code: string; message: string } }> {
+    const { length } = this.stdout;
+    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
+    await this.says(/^\{"reply.*\}$/m, { after: length });
+    return JSON.parse(/^\{"reply.*\}$/m.exec(this.stdout.slice(length))![0]).reply;
+  }
+
   /** What it held after it had closed everything, by its own account; null: it did not say. */
   get left(): Leaks | null {
     const line = /^\{"left.*\}$/m.exec(this.stdout);
