@@ -83,10 +83,10 @@ function exported(path: string): unknown {
   try {
     return (load(path) as { default?: unknown }).default;
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ERR_REQUIRE_ASYNC_MODULE')
+    if ((error as NodeJS.ErrnoException | undefined)?.code === 'ERR_REQUIRE_ASYNC_MODULE')
       throw wrong(path, 'it, or what it imports, awaits something at its top level', error);
-    throw wrong(path, String(message ?? error).split('\n')[0]!, error);
+    const why = error instanceof Error ? error.message : String(error);
+    throw wrong(path, why.split('\n')[0]!, error);
   }
 }
 
