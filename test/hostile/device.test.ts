@@ -10,9 +10,9 @@ import { test } from 'node:test';
 import * as L from '../../datapath/layout.js';
 import { assemble } from '../../src/ebpf/asm.js';
 import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
-import { deviceTypeNames } from '../../src/ring/registry.js';
 import { ReceiveFlow, TransmitFlow } from '../compliance/actors.js';
 import { arena, payload, randomFrom, type Side, Testbed, window } from '../compliance/testbed.js';
+import { allTypes, titleOf } from '../compliance/types.js';
 import { Invariants } from './invariants.js';
 import { mutate } from './mutations.js';
 
@@ -72,8 +72,8 @@ function worksAgain(bed: Testbed): void {
   assert.deepEqual([tx.arrived, rx.arrived], [NUM, NUM]);
 }
 
-for (const device of deviceTypeNames)
-  test(`${device}: a device that mutates the shared context between any two steps of the driver`, t => {
+for (const device of allTypes)
+  test(`${titleOf(device)}: a device that mutates the shared context between any two steps of the driver`, t => {
     const live = arena.live;
     const bed = new Testbed({ device, num: NUM });
     const { calls } = bed.datapath;
@@ -275,8 +275,8 @@ const HOSTILE: readonly (readonly ['txp' | 'txc' | 'txr' | 'rxp' | 'rxc' | 'rxr'
   ['rxc', 'never ends', 'ja -1\nexit'],
 ];
 
-for (const device of deviceTypeNames)
-  test(`${device}, hostile programs: a fault stops the queue, is counted, and every buffer comes back`, () => {
+for (const device of allTypes)
+  test(`${titleOf(device)}, hostile programs: a fault stops the queue, is counted, and every buffer comes back`, () => {
     const bed = new Testbed({ device, num: NUM });
     const { calls } = bed.datapath;
     for (const [section, what, text] of HOSTILE) {

@@ -12,9 +12,10 @@ import { test } from 'node:test';
 import * as L from '../../datapath/layout.js';
 import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
 import { ARENA_END, ARENA_START } from '../../src/memory/window.js';
-import { deviceType, deviceTypeNames } from '../../src/ring/registry.js';
+import { deviceType } from '../../src/ring/registry.js';
 import { ReceiveFlow, TransmitFlow } from '../compliance/actors.js';
 import { arena, eventually, randomFrom, type Side, Testbed, window } from '../compliance/testbed.js';
+import { allTypes, titleOf } from '../compliance/types.js';
 import { nicTest, RX, TX } from '../unit/nic-rig.js';
 import { Invariants } from './invariants.js';
 import { mutate, publishAnything } from './mutations.js';
@@ -22,8 +23,8 @@ import { mutate, publishAnything } from './mutations.js';
 const LONG = process.env.POLYNIC_LONG === 'hostile';
 const NUM = 16;
 
-for (const device of deviceTypeNames) {
-  test(`${device}: a guest that mutates its ring between any two steps of the device`, t => {
+for (const device of allTypes) {
+  test(`${titleOf(device)}: a guest that mutates its ring between any two steps of the device`, t => {
     const live = arena.live;
     const bed = new Testbed({ device, num: NUM });
     const goal = LONG ? 1_000_000 : 200_000;
@@ -135,43 +136,46 @@ function runHonestly(bed: Testbed, side: Side): void {
   assert.equal(side.queue.fault, 0);
 }
 
-for (const name of deviceTypeNames)
-  nicTest(`${name}: a guest that mutates its rings while the worker is at them`, async (start, t) => {
-    const rig = await start({ portSpec: 'source', spin: true, device: deviceType(name)! });
-    const { bed, nic } = rig;
-    const milliseconds = LONG ? 20_000 : 400;
-    const random = randomFrom(7);
-    const until = performance.now() + milliseconds;
-    let mutations = 0;
-    let resets = 0;
-    while (performance.now() < until) {
+for (const name of allTypes)
+  nicTest(
+    `${titleOf(name)}: a guest that mutates its rings while the worker is at them`,
+    async (start, t) => {
+      const rig = await start({ portSpec: 'source', spin: true, device: deviceType(name)! });
+      const { bed, nic } = rig;
+      const milliseconds = LONG ? 20_000 : 400;
+      const random = randomFrom(7);
+      const until = performance.now() + milliseconds;
+      let mutations = 0;
+      let resets = 0;
+      while (performance.now() < until) {
+        await rig.prepare();
+        await rig.enable();
+        rig.poll();
+        rig.publish(60);
+        for (let burst = 0; burst < 5; burst++) {
+          for (let i = 0; i < 2000; i++, mutations++) mutate(bed, random(2) === 0 ? bed.tx : bed.rx, random);
+          await rig.nic.setMemoryTable(rig.regions(1 + random(3)));
+        }
+        await nic.disconnect();
+        for (const { driver } of bed.sides) bed.datapath.calls.driver_reset(driver, bed.num);
+        resets++;
+      }
+      // Whoever comes next finds a NIC that works.
       await rig.prepare();
       await rig.enable();
+      const { received } = rig.guest;
       rig.poll();
-      rig.publish(60);
-      for (let burst = 0; burst < 5; burst++) {
-        for (let i = 0; i < 2000; i++, mutations++) mutate(bed, random(2) === 0 ? bed.tx : bed.rx, random);
-        await rig.nic.setMemoryTable(rig.regions(1 + random(3)));
-      }
-      await nic.disconnect();
-      for (const { driver } of bed.sides) bed.datapath.calls.driver_reset(driver, bed.num);
-      resets++;
-    }
-    // Whoever comes next finds a NIC that works.
-    await rig.prepare();
-    await rig.enable();
-    const { received } = rig.guest;
-    rig.poll();
-    rig.publish(9);
-    await eventually(() => {
-      rig.poll();
-      return rig.packets(TX) === 9 && rig.guest.received.sequence > received.sequence;
-    });
-    assert.deepEqual(
-      rig.nic.stats().queues.map(({ errors }) => errors),
-      [0, 0],
-    );
-    t.diagnostic(`${mutations} mutations, ${resets} resets; queue ${RX} and ${TX} work`);
-    assert.ok(resets > 0);
-    assert.equal(bed.driver(bed.tx, L.DRIVER_FAULT), 0);
-  });
+      rig.publish(9);
+      await eventually(() => {
+        rig.poll();
+        return rig.packets(TX) === 9 && rig.guest.received.sequence > received.sequence;
+      });
+      assert.deepEqual(
+        rig.nic.stats().queues.map(({ errors }) => errors),
+        [0, 0],
+      );
+      t.diagnostic(`${mutations} mutations, ${resets} resets; queue ${RX} and ${TX} work`);
+      assert.ok(resets > 0);
+      assert.equal(bed.driver(bed.tx, L.DRIVER_FAULT), 0);
+    },
+  );
