@@ -22,6 +22,7 @@ interface Case {
   readonly options: VerifyOptions;
   readonly refused: { readonly insn: number; readonly fragment: string } | null;
   readonly guards: readonly number[];
+  readonly budget: boolean;
 }
 
 function parseCase(text: string): Case {
@@ -47,9 +48,11 @@ function parseCase(text: string): Case {
       helpers,
       extra: [EXTRA],
       guarded: directives.get('guarded') === 'context' ? 'context' : 'any',
+      unbounded: directives.get('unbounded') === 'budget' ? 'budget' : 'refuse',
     },
     refused: refused === undefined ? null : { insn: Number(insn), fragment: fragment! },
     guards: (accepted ?? '').split(' ').filter(Boolean).map(Number),
+    budget: directives.has('budget'),
   };
 }
 
@@ -63,10 +66,12 @@ const files = readdirSync(DATA)
   .sort();
 const counts = { refused: 0, accepted: 0 };
 
-function assertVerdict(verdict: Verdict, { refused, guards, program }: Case): void {
+function assertVerdict(verdict: Verdict, { refused, guards, budget, program }: Case): void {
   if (refused === null) {
     assert.ok(verdict.accepted, verdict.accepted ? '' : verdict.reason);
     assert.deepEqual(verdict.guards, guards);
+    assert.equal(verdict.budget, budget);
+    assert.equal(verdict.steps === Number.POSITIVE_INFINITY, budget);
     const accesses = program.insns.filter(({ opcode }) => [1, 2, 3].includes(opcode & 7)).map(({ pc }) => pc);
     for (const pc of verdict.unguarded) assert.ok(accesses.includes(pc) && !guards.includes(pc), `${pc}`);
   } else {

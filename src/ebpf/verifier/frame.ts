@@ -35,6 +35,8 @@ export const NO_CELLS: Frame = new Map();
 /** What the bytes hold: the value of a cell, numbers that are not known, or why they must not be read. */
 export type Found = { readonly value: Value } | { readonly unknown: true } | { readonly problem: string };
 
+const UNSET = 'nothing has set';
+
 export function find(frame: Frame, at: number, size: number): Found {
   const exact = frame.get(at);
   if (exact?.size === size) return { value: exact.value };
@@ -45,7 +47,18 @@ export function find(frame: Frame, at: number, size: number): Found {
     if (isPointer(cell.value)) return { problem: 'holds a pointer, of which only a part is read' };
     set += bytes;
   }
-  return set === size ? { unknown: true } : { problem: 'nothing has set' };
+  return set === size ? { unknown: true } : { problem: UNSET };
+}
+
+/** Whether all of these bytes hold something that may be read, or a part of a pointer. */
+export function isSet(frame: Frame, at: number, size: number): boolean {
+  const found = find(frame, at, size);
+  return !('problem' in found) || found.problem !== UNSET;
+}
+
+/** These bytes hold nothing that may be read. */
+export function forget(frame: Frame, at: number, size: number): Frame {
+  return cut(frame, at, size);
 }
 
 /** Stores a value where it is known exactly. */

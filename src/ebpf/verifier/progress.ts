@@ -29,8 +29,9 @@ type Moved =
       readonly kind: 'moved';
       /** Whose value at the start of the round. */
       readonly from: Place;
-      /** Null: different steps on different ways, none of them 0. */
-      readonly plus: bigint | null;
+      /** By how much at least and at most; Infinity where ways differ. */
+      readonly least: number;
+      readonly most: number;
       /** Bits that it is shifted up by, on the way to being cut off. */
       readonly shift: number;
     };
@@ -82,7 +83,7 @@ function placesAtStart(starts: readonly State[]): Places {
     const constants = new Set(starts.map(state => signedConstant(valueIn(state))));
     const [value = null] = constants;
     if (constants.size === 1 && value !== null) places.set(place, { kind: 'constant', value });
-    else places.set(place, { kind: 'moved', from: place, plus: 0n, shift: 0 });
+    else places.set(place, { kind: 'moved', from: place, least: 0, most: 0, shift: 0 });
   };
   for (let register = 0; register < FRAME_POINTER; register++)
     add(register, state => state.registers[register]);
@@ -96,7 +97,8 @@ function signedConstant(value: Value | undefined): bigint | null {
 }
 
 function hasMoved(moved: Moved | undefined, place: Place): boolean {
-  return moved?.kind === 'moved' && moved.from === place && moved.plus !== 0n && moved.shift === 0;
+  if (moved?.kind !== 'moved' || moved.from !== place || moved.shift !== 0) return false;
+  return moved.least > 0 || moved.most < 0;
 }
 
 function isTest({ opcode }: Insn): boolean {
@@ -138,10 +140,11 @@ function flow(before: Map<number, Places>, block: number, places: Places): boole
 function join(a: Moved, b: Moved | undefined): Moved | null {
   if (b === undefined || a.kind !== b.kind) return null;
   if (a.kind === 'constant') return a.value === (b as typeof a).value ? a : null;
-  const { from, plus, shift } = b as typeof a;
+  const { from, least, most, shift } = b as typeof a;
   if (a.from !== from || a.shift !== shift) return null;
-  if (a.plus === plus || (a.plus === null && plus !== 0n)) return a;
-  return a.plus === 0n || plus === 0n ? null : { ...a, plus: null };
+  if (a.least <= least && a.most >= most) return a;
+  // As far as it goes, so that this comes to an end in loops within the loop.
+  return { ...a, least: least < a.least ? -Infinity : a.least, most: most > a.most ? Infinity : a.most };
 }
 
 function step(places: Places, insn: Insn): void {
@@ -212,10 +215,7 @@ function computed(places: Places, { opcode, dst, src, imm }: Insn): Moved | unde
 const CUTS: ReadonlySet<bigint> = new Set([0xffn, 0xffffn, 0xffff_ffffn]);
 
 function plus(moved: Extract<Moved, { kind: 'moved' }>, by: bigint): Moved | undefined {
-  if (by === 0n) return moved;
-  const { from, shift } = moved;
-  const unit = 1n << BigInt(shift & 63);
-  if (moved.plus === null || by % unit !== 0n) return undefined;
-  const sum = moved.plus + by / unit;
-  return { kind: 'moved', from, plus: sum, shift };
+  const steps = Number(by) / 2 ** moved.shift;
+  if (!Number.isInteger(steps)) return undefined;
+  return { ...moved, least: moved.least + steps, most: moved.most + steps };
 }

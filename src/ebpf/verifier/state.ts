@@ -93,9 +93,12 @@ export function joinStates(a: State, b: State, fresh: () => number): State {
   );
 }
 
-/** How many registers a join would blur; those of different kinds weigh most. */
+/** How much a join would blur: registers, those of different kinds most, and what only one of them has on the stack. */
 export function distance(a: State, b: State): number {
   let sum = 0;
+  for (let depth = 0; depth < a.frames.length; depth++) {
+    sum += 4 * Math.abs(a.frames[depth]!.size - b.frames[depth]!.size);
+  }
   for (let register = 0; register < a.registers.length; register++) {
     const value = a.registers[register]!;
     const other = b.registers[register]!;

@@ -44,6 +44,8 @@ function moved(step: Step, width: 32 | 64): Value {
   if ((opcode & SRC.X) === 0) {
     return scalar(constant(width === 64 ? BigInt(imm) : BigInt(imm >>> 0)));
   }
+  // Compilers copy what was never set where they need not know it. It stays unset, so nothing can be done with it.
+  if (off === 0 && state.registers[src]!.kind === 'unset') return state.registers[src]!;
   const value = readValue(step, src);
   if (width === 64 && off === 0) {
     return isPointer(value) ? value : scalar(value.num, linkOf(state, src, findings.fresh), value.line);

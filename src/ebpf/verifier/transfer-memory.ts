@@ -11,9 +11,10 @@ import {
   type Scalar,
   type StackPointer,
   scalar,
+  unset,
   type Value,
 } from './domain/value.js';
-import { blur, find, put, putUnknown, shake } from './frame.js';
+import { blur, find, forget, isSet, put, putUnknown, shake } from './frame.js';
 import { describeValue } from './report.js';
 import { learn, linkOf, type State } from './state.js';
 import { readNumber, readValue, refuse, type Step } from './step.js';
@@ -47,24 +48,32 @@ export function stepLoad(step: Step): void {
   findings.accesses.add(insn.pc);
   const place = locate(step, insn.src, insn.off, bytes);
   const value = place.kind === 'stack' ? loadStack(step, place, bytes) : scalar(loaded(bytes, signed));
-  if (!signed) state.registers[insn.dst] = value;
+  if (!signed || value.kind === 'unset') state.registers[insn.dst] = value;
   else if (isPointer(value)) refuse(step, 'it takes the low part of a pointer');
   else state.registers[insn.dst] = scalar(extendSign((value as Scalar).num, 8 * bytes, 64));
 }
 
 export function stepStore(step: Step): void {
-  const { insn, findings } = step;
+  const { insn, state, findings } = step;
   const bytes = ACCESS_BYTES[insn.opcode & 0x18]!;
   findings.accesses.add(insn.pc);
   if ((insn.opcode & 0xe0) === MODE.ATOMIC) {
     stepAtomic(step, bytes);
     return;
   }
-  const value =
-    (insn.opcode & 7) === CLASS.ST ? scalar(constant(BigInt(insn.imm))) : readValue(step, insn.src);
   const place = locate(step, insn.dst, insn.off, bytes);
+  const isConstant = (insn.opcode & 7) === CLASS.ST;
+  if (!isConstant && place.kind === 'stack' && place.lo === place.hi && isUnset(step, insn.src)) {
+    state.frames[place.frame] = forget(state.frames[place.frame]!, place.lo, bytes);
+    return;
+  }
+  const value = isConstant ? scalar(constant(BigInt(insn.imm))) : readValue(step, insn.src);
   if (isPointer(value)) storePointer(step, place, bytes, value);
   else storeNumber(step, place, bytes, value);
+}
+
+function isUnset({ state }: Step, register: number): boolean {
+  return state.registers[register]!.kind === 'unset';
 }
 
 /**
@@ -152,10 +161,14 @@ export function shakeIfAnywhere({ state }: Step, place: Place): void {
   for (const [depth, frame] of state.frames.entries()) state.frames[depth] = shake(frame);
 }
 
+/** Compilers load ahead of a test what only one way needs: what was not set stays unset in the register. */
 function loadStack(step: Step, place: Extract<Place, { kind: 'stack' }>, bytes: number): Value {
+  if (place.lo === place.hi && !isSet(step.state.frames[place.frame]!, place.lo, bytes)) return NOT_SET;
   const found = readStack(step, place, bytes);
   return found ?? scalar(loaded(bytes, false));
 }
+
+const NOT_SET = unset('was loaded from a place on the stack that nothing has set');
 
 /** The value of the cell that is read, or null when it is a number that is not known. */
 export function readStack(

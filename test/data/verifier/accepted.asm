@@ -835,3 +835,35 @@ end:
   ldxdw %r0, [%r1-1]
 end:
   exit
+
+=== what is not set is copied and loaded, but not used
+! accepted
+  mov %r7, %r0
+  ldxdw %r3, [%r10-8]
+  stxdw [%r10-16], %r3
+  ldxw %r4, [%r1+0]
+  mov %r0, 0
+  jeq %r4, 0, end
+  mov %r7, 5
+  stdw [%r10-16], 6
+  ldxdw %r3, [%r10-16]
+  add %r7, %r3
+  mov %r0, %r7
+end:
+  exit
+
+=== a loop that a guard bounds: as many rounds as shared memory says, and a pointer into the context that moves along
+! guarded context
+! accepted 6
+  mov %r0, 0
+  mov %r2, 0
+again:
+  ldxw %r3, [%r1+0]
+  jge %r2, %r3, end
+  mov %r4, %r1
+  add %r4, %r2
+  stb [%r4+0], 1
+  add %r2, 1
+  ja again
+end:
+  exit

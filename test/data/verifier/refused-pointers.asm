@@ -102,7 +102,7 @@
   exit
 
 === what is left of a pointer that is partly overwritten
-! refused 2 not all of which were set
+! refused 3 loaded from a place on the stack that nothing has set
   stxdw [%r10-8], %r1
   stb [%r10-8], 0
   ldxdw %r0, [%r10-8]
@@ -120,7 +120,7 @@
   exit
 
 === a pointer that a store may have hit
-! refused 8 not all of which were set
+! refused 9 it reads r4, which was loaded from a place
   stxdw [%r10-16], %r1
   stdw [%r10-8], 0
   ldxb %r2, [%r1+0]

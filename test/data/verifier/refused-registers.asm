@@ -5,12 +5,12 @@
   exit
 
 === a move of a register that is not set
-! refused 0 it reads r3, which nothing has set
+! refused 1 it returns r0, which nothing has set
   mov %r0, %r3
   exit
 
 === r2 is not set at the start
-! refused 0 it reads r2, which nothing has set
+! refused 1 it returns r0, which nothing has set
   mov %r0, %r2
   exit
 
@@ -58,7 +58,7 @@ skip:
   exit
 
 === an argument register after a local call
-! refused 1 r2, which a call has left undefined
+! refused 2 it returns r0, which a call has left undefined
   call local f
   mov %r0, %r2
   exit
@@ -68,18 +68,18 @@ f:
   exit
 
 === an empty stack slot
-! refused 0 it reads 8 bytes at -8 from the top of frame 0, not all of which were set
+! refused 1 it returns r0, which was loaded from a place on the stack that nothing has set
   ldxdw %r0, [%r10-8]
   exit
 
 === a stack slot of which only a half is set
-! refused 1 not all of which were set
+! refused 2 loaded from a place on the stack that nothing has set
   stw [%r10-8], 1
   ldxdw %r0, [%r10-8]
   exit
 
 === a stack slot set on one path only
-! refused 4 not all of which were set
+! refused 5 loaded from a place on the stack that nothing has set
   ldxw %r2, [%r1+0]
   jeq %r2, 0, skip
   stdw [%r10-8], 1
@@ -111,13 +111,14 @@ f:
   exit
 
 === a callee's frame starts empty
-! refused 4 frame 1, not all of which were set
+! refused 5 it reads r0, which was loaded from a place
   stdw [%r10-8], 1
   call local f
   mov %r0, 0
   exit
 f:
   ldxdw %r0, [%r10-8]
+  add %r0, 1
   exit
 
 === memory for a helper to read that is not set
@@ -151,7 +152,7 @@ use:
   exit
 
 === set on the paths of a few values only
-! refused 11 it reads r6, which
+! refused 12 it returns r0, which
   ldxw %r2, [%r1+0]
   mov %r3, 0
   jset %r2, 1, +1
@@ -164,4 +165,49 @@ use:
   mov %r6, 4
   mov %r0, 0
   mov %r0, %r6
+  exit
+
+=== a copy of what is not set, in a sum
+! refused 2 it reads r4, which nothing has set
+  mov32 %r3, %r7
+  mov %r4, %r3
+  add %r4, 1
+  mov %r0, 0
+  exit
+
+=== a copy of what is not set, stored in the context
+! refused 2 it reads r2, which was loaded from a place
+  ldxw %r3, [%r10-4]
+  mov %r2, %r3
+  stxw [%r1+0], %r2
+  mov %r0, 0
+  exit
+
+=== what is not set, by way of the stack
+! refused 3 it reads r2, which was loaded from a place
+  stdw [%r10-8], 1
+  stxdw [%r10-8], %r5
+  ldxdw %r2, [%r10-8]
+  jeq %r2, 0, end
+end:
+  mov %r0, 0
+  exit
+
+=== what is not set, stored at an offset that is not constant
+! refused 5 it reads r5, which nothing has set
+  ldxb %r2, [%r1+0]
+  and %r2, 8
+  mov %r3, %r10
+  add %r3, -16
+  add %r3, %r2
+  stxdw [%r3+0], %r5
+  mov %r0, 0
+  exit
+
+=== what is not set as an argument
+! refused 2 it reads r1, which nothing has set
+  mov %r6, %r1
+  mov %r1, %r7
+  call 3
+  mov %r0, 0
   exit
