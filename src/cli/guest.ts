@@ -19,6 +19,7 @@ import {
   powerOfTwo,
   untilStopped,
   wholeNumber,
+  workersOption,
   writePidfile,
 } from './host.js';
 import { createLog } from './log.js';
@@ -38,6 +39,7 @@ export function guestCommand() {
     .addOption(new Option('--listen', 'let the backend connect (default)').conflicts('connect'))
     .requiredOption('--netdev <spec>', `the guest's network device: ${portUsage.join('  ')}`)
     .option('--queues <n>', 'queue pairs', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
+    .addOption(workersOption())
     .option('--bufs <n>', 'descriptors per queue', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), 256)
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--mac <address>', "the NIC's address (default: a random one)")
@@ -62,7 +64,7 @@ export function guestCommand() {
         later(() => goodbye());
         const control = openControl(options, 'guest', log, later);
 
-        const netdev = openPort(options.netdev, host);
+        const netdev = openPort(options.netdev, host, options.queues);
         later(() => netdev.close());
         const ram = new GuestRam(host.window, ramSize(options.queues, options.bufs));
         later(() => ram.close());
@@ -76,6 +78,7 @@ export function guestCommand() {
           transport: device,
           netdev,
           spin: options.spin ?? false,
+          workers: options.workers,
           features: options.offload,
           log,
           onBlackout: blackout => options.childOf !== undefined && fresh.push(blackout),

@@ -3,6 +3,7 @@ import { lstatSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { Option } from '@commander-js/extra-typings';
 import { Arena } from '../memory/arena.js';
 import { Window } from '../memory/window.js';
+import { MAX_WORKERS } from '../nic/crew.js';
 
 const SAME_WISH_MS = 1000;
 
@@ -77,6 +78,13 @@ export function writePidfile(path: string | undefined): () => void {
 export function childOf() {
   const parse = wholeNumber('--child-of', 1, 0x7fff_ffff);
   return new Option('--child-of <pid>', 'die with that process and report to it').argParser(parse).hideHelp();
+}
+
+/** `--workers N`, of `serve` and `guest`. */
+export function workersOption() {
+  const help =
+    'worker threads that the queue pairs are dealt out to; fewer when queues or port have no work for so many';
+  return new Option('--workers <n>', help).argParser(wholeNumber('--workers', 1, MAX_WORKERS)).default(1);
 }
 
 /** Parses a whole number in a range, for commander. Throws UsageError. */

@@ -18,6 +18,7 @@ import {
   powerOfTwo,
   untilStopped,
   wholeNumber,
+  workersOption,
   writePidfile,
 } from './host.js';
 import { createLog, type Log, sparing } from './log.js';
@@ -39,6 +40,7 @@ export function serveCommand() {
     .addOption(new Option('--device <type>', deviceHelp).argParser(device).default(sring, sring.name))
     .requiredOption('--port <spec>', `where frames go and come from: ${portUsage.join('  ')}`)
     .option('--queues <n>', 'queue pairs at most', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 8)
+    .addOption(workersOption())
     .option('--bufs <n>', 'descriptors per queue at most', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), MAX_BUFS)
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--spin', 'never sleep: lowest latency, one core always busy')
@@ -76,7 +78,7 @@ export function serveCommand() {
         later(() => goodbye());
         const control = openControl(options, 'nic', log, later);
 
-        const port = new ServedPort(options.port, host);
+        const port = new ServedPort(options.port, host, options.queues);
         later(() => port.close());
         const nic = await Nic.start({
           ...host,
@@ -85,6 +87,7 @@ export function serveCommand() {
           features: options.offload,
           limits: { queuePairs: options.queues, bufs: options.bufs },
           spin: options.spin ?? false,
+          workers: options.workers,
           sleepMicroseconds: options.sleepUs,
           requireSealed: options.requireSealed ?? false,
           capture: options.pcap,

@@ -10,14 +10,16 @@ export class ServedPort {
   #handle: PortHandle;
   #monitor: LinkMonitor | null;
   readonly #host: Host;
+  readonly #lanes: number;
   /** Told when the interface behind it is deleted. */
   onGone: (error: Error) => void = () => {};
 
-  /** Throws PortError, LinuxError. */
-  constructor(spec: string, host: Host) {
+  /** `lanes`: at most. Throws PortError, LinuxError. */
+  constructor(spec: string, host: Host, lanes: number) {
     this.#host = host;
+    this.#lanes = lanes;
     this.#spec = spec;
-    this.#handle = openPort(spec, host);
+    this.#handle = openPort(spec, host, lanes);
     this.#monitor = this.#watch();
   }
 
@@ -31,7 +33,7 @@ export class ServedPort {
 
   /** Opens another one, has it used by `use`, and closes the former one; when that fails the other is closed, and nothing has changed. */
   async replace<T>(spec: string, use: (port: PortHandle) => Promise<T>): Promise<T> {
-    const next = openPort(spec, this.#host);
+    const next = openPort(spec, this.#host, this.#lanes);
     let result: T;
     try {
       result = await use(next);

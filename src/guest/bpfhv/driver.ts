@@ -1,6 +1,6 @@
 /**
  * The bpfhv guest driver, control side: probes the device, registers contexts, loads programs, and follows link and upgrades. Frames are
- * moved by its worker (driver-loop.ts).
+ * moved by its workers (driver-loop.ts).
  *
  * ```
  *               upgrade pending, or first seen              interface up
@@ -20,10 +20,9 @@ import { STACK_BYTES } from '../../ebpf/sandbox.js';
 import type { Arena } from '../../memory/arena.js';
 import type { Window } from '../../memory/window.js';
 import type { Direction } from '../../nic/control.js';
+import { Crew, deal } from '../../nic/crew.js';
 import { type QueueStats, readStats } from '../../nic/queue.js';
-import { LoopThread } from '../../nic/thread.js';
 import type { PortHandle } from '../../port/port.js';
-import { Batch } from '../../ring/batch.js';
 import { offloadsOf, parseOffloads } from '../../ring/features.js';
 import type {
   Blackout,
@@ -46,7 +45,8 @@ const ALL_FEATURES = parseOffloads('all')!;
 /** A contract that could be taken at once. */
 interface Prepared {
   readonly contract: Contract;
-  readonly programs: CompiledPrograms;
+  /** For each worker. */
+  readonly programs: readonly CompiledPrograms[];
   readonly queues: DriverQueues;
 }
 
@@ -61,6 +61,8 @@ export interface DriverOptions {
   /** The guest's network device: a TAP, or a source or sink. */
   readonly netdev: PortHandle;
   readonly spin?: boolean;
+  /** Workers that the queue pairs are dealt out to; no more than the network device has lanes, and one with a key. Default: one. */
+  readonly workers?: number;
   /** Feature bits to accept when they are offered; default: all that there are. */
   readonly features?: bigint;
   readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
@@ -96,9 +98,9 @@ export interface DriverQueueStats extends QueueStats {
 
 export class BpfhvDriver {
   readonly #options: DriverOptions;
-  readonly #thread: LoopThread<DriverCommand, DriverReply>;
-  readonly #batches: readonly Batch[];
-  readonly #stack: number;
+  readonly #crew: Crew<DriverCommand, DriverReply>;
+  /** Where programs have their stacks: each worker runs them by itself. */
+  readonly #stacks: readonly number[];
   /** Where frames lie while they are plaintext; null: we have no key. */
   readonly #staging: Readonly<Record<Direction, number>> | null;
   #queues: DriverQueues | null = null;
@@ -113,6 +115,8 @@ export class BpfhvDriver {
   /** Changes of contract without a detach that have been timed; how long each of the last ones kept packets waiting. */
   #upgrades = 0;
   #blackouts: Blackout[] = [];
+  /** There was a change of which no worker has told yet. */
+  #untimed = false;
   /** Until then, a queue that breaks is the new contract's fault. */
   #probation = 0;
   #regrets = false;
@@ -124,48 +128,41 @@ export class BpfhvDriver {
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
-  private constructor(
-    options: DriverOptions,
-    thread: LoopThread<DriverCommand, DriverReply>,
-    batches: readonly Batch[],
-  ) {
+  private constructor(options: DriverOptions, crew: Crew<DriverCommand, DriverReply>) {
     const { arena, key } = options;
     this.#options = options;
-    this.#thread = thread;
-    this.#batches = batches;
-    this.#stack = arena.allocate(STACK_BYTES);
+    this.#crew = crew;
+    this.#stacks = Array.from({ length: crew.size }, () => arena.allocate(STACK_BYTES));
     this.#staging = key ? { rx: arena.allocate(L.STAGING_SIZE), tx: arena.allocate(L.STAGING_SIZE) } : null;
-    thread.onEvent = event => this.#onEvent(event as DriverEvent);
-    thread.onFailure = error => {
+    crew.onEvent = event => this.#onEvent(event as DriverEvent);
+    crew.onFailure = error => {
       this.#log('error', `the guest driver's worker failed: ${error.message}`);
       this.onFailure(error);
     };
     options.transport.onChange = () => this.#wake();
   }
 
-  /** Starts the driver's worker. The interface is down at first: see `setInterfaceUp`. */
+  /** Starts the driver's workers. The interface is down at first: see `setInterfaceUp`. */
   static async start(options: DriverOptions): Promise<BpfhvDriver> {
     const { window, arena, netdev } = options;
     netdev.setCarrier?.(false);
-    const batches = [Batch.allocate(window, arena), Batch.allocate(window, arena)];
-    const data: DriverLoopData = {
-      lanes: netdev.lanes,
-      spin: options.spin ?? false,
-      rxBatch: batches[0]!.address,
-      txBatch: batches[1]!.address,
-      key: options.key ?? null,
-    };
+    const { workers = 1, key = null } = options;
+    // What has come before, so that no sealed packet is taken twice, one worker alone can know.
+    const size = key ? 1 : Math.min(workers, netdev.lanes.length);
+    const lanes = deal(netdev.lanes, size);
     const entry = new URL('./driver-loop.js', import.meta.url);
-    try {
-      const start = { window, arena, data, name: 'guest' };
-      const thread = await LoopThread.start<DriverCommand, DriverReply>(entry, start);
-      const driver = new BpfhvDriver(options, thread, batches);
-      driver.#wake();
-      return driver;
-    } catch (error) {
-      for (const batch of batches) arena.free(batch.address);
-      throw error;
-    }
+    const crew = await Crew.start<DriverCommand, DriverReply>(entry, {
+      ...{ window, arena, name: 'guest', size },
+      data: (worker, batches): DriverLoopData => ({
+        lanes: lanes[worker]!,
+        spin: options.spin ?? false,
+        ...batches,
+        key,
+      }),
+    });
+    const driver = new BpfhvDriver(options, crew);
+    driver.#wake();
+    return driver;
   }
 
   get running(): boolean {
@@ -219,9 +216,8 @@ export class BpfhvDriver {
     this.#wake();
     await this.#work;
     this.#options.transport.onChange = () => {};
-    await this.#thread.stop();
-    for (const batch of this.#batches) this.#options.arena.free(batch.address);
-    this.#options.arena.free(this.#stack);
+    await this.#crew.stop();
+    for (const stack of this.#stacks) this.#options.arena.free(stack);
     for (const area of Object.values(this.#staging ?? {})) this.#options.arena.free(area);
   }
 
@@ -280,8 +276,8 @@ export class BpfhvDriver {
     this.#queues = queues;
     queues.inherit(this.#counters);
     await queues.register(transport);
-    await this.#thread.call({ op: 'prepare', programs });
-    await this.#thread.call({ op: 'attach', rx: queues.rx, tx: queues.tx });
+    await this.#crew.call(worker => ({ op: 'prepare', programs: programs[worker]! }));
+    await this.#hand('attach', queues);
     this.#fitNetdev(contract);
     this.#options.onMac?.(contract.mac);
     this.#probed('device probed', contract);
@@ -291,7 +287,7 @@ export class BpfhvDriver {
   async #prepare(): Promise<Prepared> {
     const { transport, arena, window, features = ALL_FEATURES } = this.#options;
     const read = await readContract(transport, features);
-    const { programs, calls, summary } = await loadPrograms(transport, read, this.#stack);
+    const { programs, calls, summary } = await loadPrograms(transport, read, this.#stacks);
     this.#log('info', summary);
     const sealed = whetherSealed(calls, this.#staging !== null);
     // What is encrypted can't be summed or cut by anybody else.
@@ -299,6 +295,12 @@ export class BpfhvDriver {
     const hooks = { prepare: calls.has('txh'), finish: calls.has('rxh'), staging: this.#staging };
     const queues = new DriverQueues(contract, { transport, arena, window }, hooks);
     return { contract, programs, queues };
+  }
+
+  /** Gives each worker its share of these queues. */
+  async #hand(op: 'attach' | 'switch', queues: DriverQueues): Promise<DriverReply> {
+    const [rx, tx] = [deal(queues.rx, this.#crew.size), deal(queues.tx, this.#crew.size)];
+    return sum(await this.#crew.call(worker => ({ op, rx: rx[worker]!, tx: tx[worker]! })));
   }
 
   /** The network device sends what the device takes, on as many lanes as are read. */
@@ -336,7 +338,7 @@ export class BpfhvDriver {
       return;
     }
     const { contract, programs, queues } = prepared;
-    await this.#thread.call({ op: 'prepare', programs });
+    await this.#crew.call(worker => ({ op: 'prepare', programs: programs[worker]! }));
     await queues.register(transport);
     if (transport.generation !== generation) {
       queues.close(); // the device has changed its mind meanwhile, or is gone
@@ -345,14 +347,15 @@ export class BpfhvDriver {
     const former = this.#queues!;
     this.#queues = queues;
     await transport.write(REG.CTRL, CTRL.RX_DISABLE);
-    await this.#thread.call({ op: 'stopTransmit' });
+    await this.#crew.call(() => ({ op: 'stopTransmit' }));
     await transport.write(REG.CTRL, CTRL.TX_DISABLE);
     this.#fitNetdev(contract);
-    const switched = this.#thread.call({ op: 'switch', rx: queues.rx, tx: queues.tx });
+    this.#untimed = true;
+    const switched = this.#hand('switch', queues);
     await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
     const enabled = await this.#enable();
     const { reclaimed, seized } = await switched;
-    if (enabled) await this.#thread.call({ op: 'go' });
+    if (enabled) await this.#crew.call(() => ({ op: 'go' }));
     former.close();
     this.#running = enabled;
     this.#broken = !enabled;
@@ -379,7 +382,7 @@ export class BpfhvDriver {
       this.#broken = true;
       return;
     }
-    await this.#thread.call({ op: 'up' });
+    await this.#crew.call(() => ({ op: 'up' }));
     this.#running = true;
     await this.#followLink();
     this.#log('info', 'device running');
@@ -405,9 +408,9 @@ export class BpfhvDriver {
     this.#probation = 0;
     this.#running = false;
     netdev.setCarrier?.(false);
-    await this.#thread.call({ op: 'stopTransmit' });
+    await this.#crew.call(() => ({ op: 'stopTransmit' }));
     if (transport.present) await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
-    const { reclaimed, seized } = await this.#thread.call({ op: 'down' });
+    const { reclaimed, seized } = await this.#crew.call(() => ({ op: 'down' })).then(sum);
     this.#count(seized);
     this.#log('info', `device stopped, ${reclaimed} unused buffers reclaimed`);
     return seized;
@@ -425,10 +428,7 @@ export class BpfhvDriver {
 
   #onEvent(event: DriverEvent): void {
     if ('blackout' in event) {
-      this.#upgrades++;
-      this.#blackouts.push(event.blackout);
-      if (this.#blackouts.length > MAX_BLACKOUTS) this.#blackouts.shift();
-      this.#options.onBlackout?.(event.blackout);
+      this.#timed(event.blackout);
       return;
     }
     const { queue, reason } = event;
@@ -442,7 +442,32 @@ export class BpfhvDriver {
     this.#wake();
   }
 
+  /** Each worker tells its own: that of the change is the longest. */
+  #timed(blackout: Blackout): void {
+    if (!this.#untimed) {
+      this.#blackouts.push(longest(this.#blackouts.pop()!, blackout));
+      return;
+    }
+    this.#untimed = false;
+    this.#upgrades++;
+    this.#blackouts.push(blackout);
+    if (this.#blackouts.length > MAX_BLACKOUTS) this.#blackouts.shift();
+    this.#options.onBlackout?.(blackout);
+  }
+
   #log(level: 'info' | 'warn' | 'error', message: string): void {
     this.#options.log?.(level, message);
   }
+}
+
+/** What all workers together answer. */
+function sum(replies: readonly DriverReply[]): DriverReply {
+  const add = (of: (reply: DriverReply) => number) => replies.reduce((n, reply) => n + of(reply), 0);
+  return { reclaimed: add(one => one.reclaimed), seized: add(one => one.seized) };
+}
+
+function longest(a: Blackout, b: Blackout): Blackout {
+  const longer = (x: number | null, y: number | null) =>
+    x === null || y === null ? (x ?? y) : Math.max(x, y);
+  return { stopped: Math.max(a.stopped, b.stopped), tx: longer(a.tx, b.tx), rx: longer(a.rx, b.rx) };
 }

@@ -41,7 +41,8 @@ export interface ProgramReport {
 }
 
 export interface LoadedPrograms {
-  readonly programs: CompiledPrograms;
+  /** For each stack area the same programs: they can run at the same time. */
+  readonly programs: readonly CompiledPrograms[];
   readonly reports: readonly ProgramReport[];
   readonly calls: HelperCalls;
   /** All of that in one line. */
@@ -56,22 +57,22 @@ export interface ContextSizes {
 /**
  * Reads, verifies and compiles all programs, without keeping the event loop for longer than one program takes; several contracts may be loaded
  * at once.
- * @param stack window address of the programs' stack area
+ * @param stacks window addresses of stack areas for the programs, one for each worker that runs them
  * @throws DriverError DRIVER_PROGRAM when one is missing, too long, not well formed, or refused: then nothing of the device's has run
  */
 export async function loadPrograms(
   transport: BpfhvTransport,
   sizes: ContextSizes,
-  stack: number,
+  stacks: readonly number[],
 ): Promise<LoadedPrograms> {
-  const programs: Partial<Record<ProgramSection, WebAssembly.Module>> = {};
+  const programs = stacks.map((): Partial<Record<ProgramSection, WebAssembly.Module>> => ({}));
   const reports: ProgramReport[] = [];
   const calls = new Map<ProgramSection, ReadonlySet<number>>();
   for (const [section, bytes] of await readPrograms(transport)) {
     const contextSize = section.startsWith('rx') ? sizes.rxContextSize : sizes.txContextSize;
     await setImmediate();
-    const { module, report, helpers } = prepare(section, bytes, contextSize, stack);
-    programs[section] = module;
+    const { modules, report, helpers } = prepare(section, bytes, contextSize, stacks);
+    for (const [i, module] of modules.entries()) programs[i]![section] = module;
     reports.push(report);
     calls.set(section, helpers);
   }
@@ -114,9 +115,9 @@ function prepare(
   section: ProgramSection,
   bytes: Uint8Array,
   contextSize: number,
-  stack: number,
+  stacks: readonly number[],
 ): {
-  readonly module: WebAssembly.Module;
+  readonly modules: readonly WebAssembly.Module[];
   readonly report: ProgramReport;
   readonly helpers: ReadonlySet<number>;
 } {
@@ -128,20 +129,23 @@ function prepare(
     const verdict = verify(program, { ...memory, guarded: 'context', unbounded: 'budget' });
     if (!verdict.accepted) throw refused(verdict.reason);
     const budget = verdict.steps > RUN_BUDGET;
-    const { module, stats } = compile(program, {
-      ...memory,
-      stackBase: stack,
-      budget: budget ? RUN_BUDGET : Number.POSITIVE_INFINITY,
-      unguarded: verdict.unguarded,
-      confined: true,
-      sharedMemory: true,
-      memoryPages: WINDOW_PAGES,
-    });
+    const compiled = stacks.map(stackBase =>
+      compile(program, {
+        ...memory,
+        stackBase,
+        budget: budget ? RUN_BUDGET : Number.POSITIVE_INFINITY,
+        unguarded: verdict.unguarded,
+        confined: true,
+        sharedMemory: true,
+        memoryPages: WINDOW_PAGES,
+      }),
+    );
     const report = {
-      ...{ section, instructions: program.insns.length, guards: stats.guards, budget },
-      ...{ states: verdict.states, verifyMs: verdict.milliseconds, compileMs: stats.milliseconds },
+      ...{ section, instructions: program.insns.length, guards: compiled[0]!.stats.guards, budget },
+      ...{ states: verdict.states, verifyMs: verdict.milliseconds },
+      compileMs: compiled.reduce((sum, { stats }) => sum + stats.milliseconds, 0),
     };
-    return { module, report, helpers: helpersOf(program) };
+    return { modules: compiled.map(({ module }) => module), report, helpers: helpersOf(program) };
   } catch (error) {
     throw error instanceof DriverError ? error : refused((error as Error).message, error);
   }
