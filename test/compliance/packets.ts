@@ -4,6 +4,7 @@
  * Payloads and headers follow from the packet's number, so whoever gets one knows what it should be.
  */
 import assert from 'node:assert/strict';
+import { basename } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import * as L from '../../datapath/layout.js';
 import { LARGE_RX_BUFFER_SIZE } from '../../src/guest/bpfhv/registers.js';
@@ -12,6 +13,7 @@ import { arena, type Engine, randomFrom, type Side, Testbed, window } from './te
 
 export interface PacketRing {
   readonly device: string;
+  readonly object?: string;
   readonly seek: (bed: Testbed, side: Side, index: number) => void;
   readonly seams: readonly number[];
 }
@@ -126,18 +128,18 @@ const SEGMENTS = {
 
 export function packetCompliance(ring: PacketRing): void {
   for (const engine of ['jit', 'interpreter'] as const) {
-    describe(`${ring.device}, packets of several buffers, programs by ${engine}`, () =>
+    describe(`${basename(ring.object ?? ring.device)}, packets of several buffers, programs by ${engine}`, () =>
       packets(ring, engine));
   }
 }
 
-function packets({ device, seek, seams }: PacketRing, engine: Engine): void {
+function packets({ device, object, seek, seams }: PacketRing, engine: Engine): void {
   const rounds = engine === 'jit' ? 200 : 10;
   let live: number;
   let bed: Testbed;
   before(() => {
     live = arena.live;
-    bed = new Testbed({ device, num: NUM, engine, features: 0x1ffn });
+    bed = new Testbed({ device, ...(object ? { object } : {}), num: NUM, engine, features: 0x1ffn });
   });
   after(() => {
     bed.checkCanaries();

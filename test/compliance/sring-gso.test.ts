@@ -2,25 +2,15 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as L from '../../datapath/layout.js';
 import { packetCompliance, pieces } from './packets.js';
+import { RINGS } from './rings.js';
 import { ringCompliance } from './suite.js';
-import { type Side, Testbed, window } from './testbed.js';
+import { Testbed, window } from './testbed.js';
 
-const [PROD, CONS, CLEAR, DESCRIPTORS] = [0, 128, 384, 512];
+const [PROD, DESCRIPTORS] = [0, 512];
 const [DESC_SIZE, DESC_LEN, DESC_FLAGS] = [32, 16, 18];
-const ring = { device: 'sring_gso', seams: [16, 2 ** 32, 2 ** 31], seek };
 
-function seek(_bed: Testbed, { context }: Side, index: number): void {
-  for (const field of [PROD, CONS, CLEAR]) window.words[(context + L.CTX_OPAQUE + field) >>> 2] = index;
-}
-
-ringCompliance({
-  ...ring,
-  longestBuffer: 0xffff,
-  spoil(bed, { context }) {
-    window.words[(context + L.CTX_OPAQUE + PROD) >>> 2] = bed.num + 1;
-  },
-});
-packetCompliance(ring);
+ringCompliance(RINGS.sring_gso);
+packetCompliance(RINGS.sring_gso);
 
 /** Posts descriptors of 100 bytes each without the programs' help, with EOP where `ends` says so. */
 function post(bed: Testbed, ends: readonly boolean[]): void {

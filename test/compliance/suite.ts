@@ -3,6 +3,7 @@
  * (datapath.wasm) against its programs as they are shipped, with the JIT and with the interpreter.
  */
 import assert from 'node:assert/strict';
+import { basename } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
@@ -12,6 +13,8 @@ import { receiveRace, transmitRace } from './wake-ups.js';
 
 export interface RingUnderTest {
   readonly device: string;
+  /** Path of an object with other programs for this type; default: the shipped one. */
+  readonly object?: string;
   /** Moves all indices of a fresh, empty context to `index`, both sides' shared ones; the device resumes from there. */
   seek(bed: Testbed, side: Side, index: number): void;
   /** Indices at which something wraps. */
@@ -26,12 +29,13 @@ const NUM = 16;
 
 export function ringCompliance(ring: RingUnderTest): void {
   for (const engine of ['jit', 'interpreter'] as const) {
-    describe(`${ring.device}, programs by ${engine}`, () => compliance(ring, engine));
+    describe(`${basename(ring.object ?? ring.device)}, programs by ${engine}`, () =>
+      compliance(ring, engine));
   }
 }
 
 function compliance(
-  { device, seek, seams, spoil, longestBuffer = 0xffff_ffff }: RingUnderTest,
+  { device, object, seek, seams, spoil, longestBuffer = 0xffff_ffff }: RingUnderTest,
   engine: Engine,
 ): void {
   const held = () => ({ live: arena.live, fds: openFds(), mappings: openMappings() });
@@ -40,7 +44,7 @@ function compliance(
   let heldBefore: ReturnType<typeof held>;
   before(() => {
     heldBefore = held();
-    bed = new Testbed({ device, num: NUM, engine });
+    bed = new Testbed({ device, ...(object ? { object } : {}), num: NUM, engine });
   });
   after(() => {
     bed.checkCanaries();

@@ -18,6 +18,7 @@ import { interpret } from '../../src/ebpf/interpreter.js';
 import { compile, instantiate } from '../../src/ebpf/jit/index.js';
 import { decodeProgram, type Program } from '../../src/ebpf/program.js';
 import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
+import { verify } from '../../src/ebpf/verifier/index.js';
 import { BUFFER_PAIR, DriverQueues } from '../../src/guest/bpfhv/contract.js';
 import { BPFHV_HELPERS, helperImplementations } from '../../src/guest/bpfhv/helpers.js';
 import { PROGRAMS } from '../../src/guest/bpfhv/registers.js';
@@ -39,6 +40,7 @@ export type Direction = 'tx' | 'rx';
 const PAGE = 4096;
 const SMP_MB_FULL = 0x4b8f0009;
 const CANARY = 0xa5;
+const BUDGET = 65536;
 
 /** One for all testbeds of the process: a window is 4 GiB of addresses. */
 export const window = Window.create();
@@ -51,6 +53,8 @@ export interface TestbedOptions {
   readonly engine?: Engine;
   /** Feature bits that the guest has accepted; default: none. */
   readonly features?: bigint;
+  /** Path of an object with other programs for this type; default: the shipped one. */
+  readonly object?: string;
   /** Replaces programs, by section. */
   readonly programs?: ReadonlyMap<string, Uint8Array>;
   /** What the device says that its contexts take, when it lies. */
@@ -86,12 +90,15 @@ export class Testbed {
   readonly forbidden: readonly bigint[];
   /** Window address of the programs' stack. */
   readonly stack = arena.allocate(STACK_BYTES);
+  readonly #object: string | URL;
   readonly #driverQueues: DriverQueues;
   readonly #memory: GuestMemory;
   readonly #canaries: readonly number[];
 
-  constructor({ device, num = 16, engine = 'jit', features = 0n, programs, contextSize }: TestbedOptions) {
+  constructor(options: TestbedOptions) {
+    const { device, num = 16, engine = 'jit', features = 0n, programs, contextSize } = options;
     this.type = deviceType(device)!;
+    this.#object = options.object ?? this.type.programs;
     this.num = num;
     this.datapath = loadDatapath(window);
     this.ring = this.type.ring(this.datapath);
@@ -160,7 +167,7 @@ export class Testbed {
 
   /** Puts the device's programs, or `replacements`, in place for `engine`. With `barriers`, every smp_mb_full calls `onBarrier`. */
   load(engine: Engine, replacements?: ReadonlyMap<string, Uint8Array>, barriers = false): void {
-    const object = loadObject(readFileSync(this.type.programs)).programs;
+    const object = loadObject(readFileSync(this.#object)).programs;
     for (const { number, section } of PROGRAMS) {
       const bytes = replacements?.get(section) ?? object.get(section);
       if (!bytes) continue;
@@ -250,12 +257,15 @@ export class Testbed {
     return new Map([...helperImplementations(this.datapath.calls, () => {}), [SMP_MB_FULL, barrier]]);
   }
 
+  /** As a guest does, what the verifier accepts; the rest, which tests bring along, with all guards. */
   #jit(program: Program, barriers: boolean) {
+    const memory = { contextSize: this.rx.contextSize, helpers: this.#helpers(barriers) };
+    const verdict = verify(program, { ...memory, guarded: 'context', unbounded: 'budget' });
     const { module } = compile(program, {
-      contextSize: this.rx.contextSize,
+      ...memory,
+      ...(verdict.accepted ? { unguarded: verdict.unguarded, confined: true } : {}),
+      budget: verdict.accepted && !verdict.budget ? Number.POSITIVE_INFINITY : BUDGET,
       stackBase: this.stack,
-      helpers: this.#helpers(barriers),
-      budget: 65536,
       sharedMemory: true,
       memoryPages: WINDOW_PAGES,
     });
@@ -273,7 +283,7 @@ export class Testbed {
       memory: window.memory,
       contextSize: this.rx.contextSize,
       stackBase: this.stack,
-      budget: 65536,
+      budget: BUDGET,
       helpers: this.#helpers(barriers),
       implementations,
     };
