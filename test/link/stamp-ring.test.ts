@@ -150,3 +150,24 @@ test(`${FRAMES} frames of a capture come out with the times they had, and with t
 linkTest('over TAPs frames travel as with any other type', { serve: ['--device', STAMP_RING] }, (link, t) =>
   udpFlood(link, t, 20_000, 0),
 );
+
+linkTest('a running guest changes to it and back: no datagram is lost', {}, async link => {
+  const { guestEnd, hostEnd } = link;
+  const flows = [
+    await link.flow(guestEnd, hostEnd, { seed: 71, pace: 5000 }),
+    await link.flow(hostEnd, guestEnd, { seed: 72, pace: 5000 }),
+  ];
+  for (const device of [STAMP_RING, 'sring_gso', STAMP_RING, 'sring']) {
+    const answer = (await link.serve.request({ op: 'upgrade', device })) as { ok?: { to: string } };
+    assert.equal(answer.ok?.to, device, JSON.stringify(answer));
+    await Promise.all(flows.map(flow => flow.more(100)));
+  }
+  for (const flow of flows) {
+    const { sent, got } = await flow.stop();
+    const { packets, corrupt, repeated, late } = got;
+    assert.deepEqual(
+      { packets, corrupt, repeated, late },
+      { packets: sent.packets, corrupt: 0, repeated: 0, late: 0 },
+    );
+  }
+});
