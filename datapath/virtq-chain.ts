@@ -13,7 +13,7 @@
  * can't be looked at now is MISSING, and stays where it is. What is known of the chain under way is kept in globals: an instance belongs to one
  * worker.
  */
-import { addBuffer, hasRoom } from './batch';
+import { addBuffer, addFrame, hasRoom } from './batch';
 import * as L from './layout';
 import { findRegion } from './memory';
 
@@ -22,6 +22,8 @@ export const BAD: u32 = 1; // goes back unused, and is counted
 export const NONE: u32 = 2; // there is no chain
 export const MISSING: u32 = 3; // VIRTQ_MISS says what
 export const FULL: u32 = 4; // the batch has no room for it
+
+const MERGING: u32 = L.VIRTQ_RECEIVE | L.VIRTQ_MERGE;
 
 let batch: usize = 0;
 let frame: usize = 0;
@@ -70,6 +72,35 @@ export function descriptorsOf(queue: usize, n: u32): u32 {
 
 export function roomOf(queue: usize, n: u32): u32 {
   return load<u32>(queue + L.VIRTQ_CHAINS + <usize>n * L.VIRTQ_CHAIN_SIZE, 4);
+}
+
+/**
+ * The usual chain at one go: a single descriptor, in one region and in the window as a whole, a header that asks for nothing, and as a frame complete.
+ * Returns its bytes of payload; 0, and nothing is done, when it is not like that: then it has to be looked at the long way.
+ */
+export function addAlone(queue: usize, to: usize, gpa: u64, length: u32, kind: u32, end: u32): u32 {
+  const flags = load<u32>(queue, L.VIRTQ_FLAGS);
+  const receive = (flags & L.VIRTQ_RECEIVE) != 0;
+  const header = load<u32>(queue, L.VIRTQ_HEADER);
+  const limit = load<u32>(queue, L.QUEUE_MAX_FRAME);
+  const wanted: u32 = receive ? L.VDESC_WRITE : 0;
+  if (kind != wanted || length <= header) return 0;
+  const payload = receive ? min(length - header, limit) : length - header;
+  if (payload > limit || (payload != limit && (flags & (L.VIRTQ_RECEIVE | L.VIRTQ_MERGE)) == MERGING))
+    return 0;
+  const region = findRegion(<usize>load<u32>(queue, L.QUEUE_REGIONS), queue + L.QUEUE_HINT, gpa, <u64>length);
+  if (region == 0 || load<u32>(region, L.REGION_DENIED) != 0) return 0;
+  const base = <usize>load<u32>(region, L.REGION_WINDOW);
+  if (base == 0) return 0;
+  const offset = gpa - load<u64>(region, L.REGION_GPA);
+  const flat = load<u64>(region, L.REGION_FLAT) + offset;
+  const window = base + <usize>offset;
+  if (receive) {
+    piece = queue + L.VIRTQ_PIECES + <usize>load<u32>(to, L.BATCH_COUNT) * L.VIRTQ_SLOT_SIZE;
+    notePiece(flat, window, header);
+  } else if (load<u16>(window) != 0) return 0; // flags and gso_type; the other fields mean nothing without them
+  addFrame(to, flat + header, window + <usize>header, payload, receive, end);
+  return payload;
 }
 
 /** One descriptor of the chain that has a buffer. */
@@ -122,46 +153,6 @@ export function endChain(payload: bool): u32 {
   return headerLeft != 0 || (payload && load<u32>(frame, L.FRAME_LENGTH) == 0) ? BAD : GOOD;
 }
 
-/**
- * An indirect table takes the place of a descriptor: `length` bytes of them at `gpa`. In a split ring they are linked, in a packed one they follow each other.
- */
-export function addTable(queue: usize, gpa: u64, length: u32): u32 {
-  const flags = load<u32>(queue, L.VIRTQ_FLAGS);
-  const size = length >> 4;
-  if ((flags & L.VIRTQ_INDIRECT) == 0 || (length & 15) != 0) return BAD;
-  if (size == 0 || size > <u32>L.VIRTQ_MAX_DESCRIPTORS || gpa + <u64>length < gpa) return BAD;
-  const packed = (flags & L.VIRTQ_PACKED) != 0;
-  let index: u32 = 0;
-  for (let i: u32 = 0; i < size; i++) {
-    const region = findRegion(
-      <usize>load<u32>(queue, L.QUEUE_REGIONS),
-      queue + L.QUEUE_HINT,
-      gpa + <u64>index * L.VDESC_SIZE,
-      L.VDESC_SIZE,
-    );
-    if (region == 0) return missing(queue, gpa + <u64>index * L.VDESC_SIZE, L.VDESC_SIZE);
-    if ((load<u32>(region, L.REGION_DENIED) & L.DENY_READ) != 0) return BAD;
-    const window = <usize>load<u32>(region, L.REGION_WINDOW);
-    const offset = gpa + <u64>index * L.VDESC_SIZE - load<u64>(region, L.REGION_GPA);
-    if (window == 0) return notInWindow(queue, gpa, length);
-    const descriptor = window + <usize>offset;
-    const buffer = load<u64>(descriptor);
-    const meta = load<u64>(descriptor, 8);
-    const its = packed ? <u32>(meta >> 48) : <u32>(meta >> 32) & 0xffff;
-    if ((its & L.VDESC_INDIRECT) != 0) return BAD; // a table in a table
-    const outcome = addDescriptor(queue, buffer, <u32>meta, its);
-    if (outcome != GOOD) return outcome;
-    if (packed) {
-      index++;
-      continue;
-    }
-    if ((its & L.VDESC_NEXT) == 0) return GOOD;
-    index = <u32>(meta >> 48);
-    if (index >= size) return BAD;
-  }
-  return packed ? GOOD : BAD; // BAD: it goes round
-}
-
 function notePiece(flat: u64, window: usize, length: u32): void {
   store<u64>(piece, flat);
   store<u32>(piece, <u32>window, 8);
@@ -181,13 +172,14 @@ function copyHeader(queue: usize, window: usize, length: u32): void {
 }
 
 /** No region holds it: a mistake, unless translations come on demand. */
-function missing(queue: usize, gpa: u64, length: u32): u32 {
+export function missing(queue: usize, gpa: u64, length: u32): u32 {
   return (load<u32>(queue, L.VIRTQ_FLAGS) & L.VIRTQ_IOTLB) != 0
     ? miss(queue, gpa, length, L.MISS_TRANSLATION)
     : BAD;
 }
 
-function notInWindow(queue: usize, gpa: u64, length: u32): u32 {
+/** We have to read or write it ourselves, and can't. */
+export function notInWindow(queue: usize, gpa: u64, length: u32): u32 {
   return miss(queue, gpa, length, L.MISS_WINDOW);
 }
 

@@ -11,8 +11,8 @@ import { dirty_mark_flat } from './dirty';
 import * as L from './layout';
 import { sound } from './offload';
 
-const DATA_VALID: u32 = 2; // in flags: the checksum has been looked at
-const NUM_BUFFERS = 10;
+const NO_FLAGS: u64 = ~0xff;
+const FLAGS_KNOWN: u64 = ~0xff | L.VNET_NEEDS_CSUM | 2; // 2, DATA_VALID: the checksum has been looked at
 
 /** Whether what the guest asks for in the frame's header makes sense and was agreed on. */
 export function acceptHeader(queue: usize, frame: usize): bool {
@@ -26,22 +26,36 @@ export function acceptHeader(queue: usize, frame: usize): bool {
 export function deliverHeader(queue: usize, frame: usize, n: u32, chains: u32): void {
   const header = <usize>load<u32>(frame, L.FRAME_HEADER);
   const sums = (load<u32>(queue, L.QUEUE_OFFLOADS) & L.OFFLOAD_CSUM) != 0;
-  const known: u32 = sums ? L.VNET_NEEDS_CSUM | DATA_VALID : 0;
-  store<u8>(header, <u8>(<u32>load<u8>(header) & known), L.VNET_FLAGS);
-  store<u16>(header, <u16>chains, NUM_BUFFERS);
-  const size = load<u32>(queue, L.VIRTQ_HEADER);
-  const logs = load<u32>(queue, L.VIRTQ_LOG) != 0;
-  let piece = queue + L.VIRTQ_PIECES + <usize>n * L.VIRTQ_SLOT_SIZE;
-  for (let done: u32 = 0; done < size; piece += L.VIRTQ_PIECE_SIZE) {
+  // Flags that the guest does not know of are not set. The two words are put together here, since a load right after narrower stores would wait.
+  const first = load<u64>(header) & (sums ? FLAGS_KNOWN : NO_FLAGS);
+  const second = <u32>load<u16>(header, L.VNET_CSUM_OFFSET) | (chains << 16);
+  const piece = queue + L.VIRTQ_PIECES + <usize>n * L.VIRTQ_SLOT_SIZE;
+  if (load<u32>(piece, 12) == 12) {
+    const window = <usize>load<u32>(piece, 8);
+    store<u64>(window, first);
+    store<u32>(window, second, 8);
+  } else {
+    store<u64>(header, first);
+    store<u32>(header, second, 8);
+    deliverPieces(queue, header, piece);
+  }
+  if (load<u32>(queue, L.VIRTQ_LOG) != 0) logPieces(queue, piece);
+}
+
+function deliverPieces(queue: usize, header: usize, piece: usize): void {
+  const end = header + <usize>load<u32>(queue, L.VIRTQ_HEADER);
+  for (; header < end; piece += L.VIRTQ_PIECE_SIZE) {
     const window = <usize>load<u32>(piece, 8);
     const length = load<u32>(piece, 12);
-    if (length == 12) {
-      store<u64>(window, load<u64>(header));
-      store<u32>(window, load<u32>(header, 8), 8);
-    } else {
-      for (let i: u32 = 0; i < length; i++) store<u8>(window + i, load<u8>(header + done + i));
-    }
-    if (logs) dirty_mark_flat(queue, load<u64>(piece), length);
+    for (let i: u32 = 0; i < length; i++) store<u8>(window + i, load<u8>(header++));
+  }
+}
+
+function logPieces(queue: usize, piece: usize): void {
+  const size = load<u32>(queue, L.VIRTQ_HEADER);
+  for (let done: u32 = 0; done < size; piece += L.VIRTQ_PIECE_SIZE) {
+    const length = load<u32>(piece, 12);
+    dirty_mark_flat(queue, load<u64>(piece), length);
     done += length;
   }
 }

@@ -13,9 +13,11 @@
  */
 import { dirty_mark } from './dirty';
 import * as L from './layout';
-import { addDescriptor, addTable, BAD, endChain, FULL, GOOD, identify, MISSING, NONE } from './virtq-chain';
+import { addAlone, addDescriptor, BAD, endChain, FULL, GOOD, identify, MISSING, NONE } from './virtq-chain';
+import { addTable } from './virtq-table';
 
 const META = 8; // u64: length, id, flags
+const KIND: u32 = L.VDESC_NEXT | L.VDESC_WRITE | L.VDESC_INDIRECT;
 const OWNER: u32 = L.VDESC_AVAIL | L.VDESC_USED;
 
 /** What the first slot of those that are given back will hold: written by `packedPublish`. */
@@ -45,6 +47,17 @@ export function packedAfter(queue: usize, at: u32, count: u32): u32 {
   const lap = load<u32>(queue, L.QUEUE_NUM) << 1;
   const next = at + count;
   return next >= lap ? next - lap : next;
+}
+
+/** Adds the chain at a position as a frame, `end` behind it, if there is one, and a usual one. Returns its bytes of payload, or 0. */
+export function packedAlone(queue: usize, batch: usize, at: u32, end: u32): u32 {
+  const num = load<u32>(queue, L.QUEUE_NUM);
+  const descriptor = slotAt(queue, at, num);
+  const meta = atomic.load<u64>(descriptor, META);
+  const flags = <u32>(meta >> 48);
+  if ((flags & OWNER) != available(at, num)) return 0;
+  identify(<u32>(meta >> 32) & 0xffff, 1);
+  return addAlone(queue, batch, load<u64>(descriptor), <u32>meta, flags & KIND, end);
 }
 
 /** Adds the chain at a position, if there is one, to the frame that was begun. `payload`: it has to hold some. */

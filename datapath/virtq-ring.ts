@@ -13,6 +13,7 @@ import { descriptorsOf } from './virtq-chain';
 import {
   offWrap,
   packedAfter,
+  packedAlone,
   packedKicks,
   packedPublish,
   packedReaches,
@@ -21,7 +22,15 @@ import {
   packedWalk,
   positionOf,
 } from './virtq-packed';
-import { splitKicks, splitPublish, splitResume, splitUse, splitWaiting, splitWalk } from './virtq-split';
+import {
+  splitAlone,
+  splitKicks,
+  splitPublish,
+  splitResume,
+  splitUse,
+  splitWaiting,
+  splitWalk,
+} from './virtq-split';
 
 /** What waits for the device: chains (split) or descriptors (packed). 0 while they are known to be too few, for a miss, and from a queue with a fault. */
 export function virtq_pending(queue: usize): u32 {
@@ -111,6 +120,11 @@ export function publish(queue: usize, old: u32, now: u32): bool {
 
 export function isPacked(queue: usize): bool {
   return (load<u32>(queue, L.VIRTQ_FLAGS) & L.VIRTQ_PACKED) != 0;
+}
+
+/** The usual chain at one go, if it is one. Returns its bytes of payload, or 0. */
+export function alone(queue: usize, batch: usize, at: u32, end: u32): u32 {
+  return isPacked(queue) ? packedAlone(queue, batch, at, end) : splitAlone(queue, batch, at, end);
 }
 
 export function walk(queue: usize, at: u32, payload: bool): u32 {

@@ -12,12 +12,14 @@
 import { dirty_mark } from './dirty';
 import * as L from './layout';
 import { refuse } from './queue';
-import { addDescriptor, addTable, BAD, endChain, GOOD, identify } from './virtq-chain';
+import { addAlone, addDescriptor, BAD, endChain, GOOD, identify } from './virtq-chain';
+import { addTable } from './virtq-table';
 
 const FLAGS = 0; // u16
 const INDEX = 2; // u16
 const RING = 4; // u16 head[num] | { u32 id, u32 len }[num]
 const QUIET: u16 = 1; // in flags
+const KIND: u32 = L.VDESC_NEXT | L.VDESC_WRITE | L.VDESC_INDIRECT;
 
 /** Chains that wait; 0 from a queue with a fault. */
 export function splitWaiting(queue: usize): u32 {
@@ -28,6 +30,18 @@ export function splitWaiting(queue: usize): u32 {
   store<u32>(queue, L.FAULT_INDEX, L.QUEUE_FAULT);
   refuse(queue);
   return 0;
+}
+
+/** Adds the chain at a position as a frame, `end` behind it, if it is a usual one. Returns its bytes of payload, or 0. */
+export function splitAlone(queue: usize, batch: usize, at: u32, end: u32): u32 {
+  const num = load<u32>(queue, L.QUEUE_NUM);
+  const slot = at & (num - 1);
+  const head = <u32>load<u16>(<usize>load<u32>(queue, L.VIRTQ_DRIVER) + ((<usize>slot) << 1), RING);
+  if (head >= num) return 0;
+  const descriptor = <usize>load<u32>(queue, L.QUEUE_RING) + ((<usize>head) << 4);
+  const meta = load<u64>(descriptor, 8);
+  identify(head, 1);
+  return addAlone(queue, batch, load<u64>(descriptor), <u32>meta, <u32>(meta >> 32) & KIND, end);
 }
 
 /** Adds the chain at a position, one of those that wait, to the frame that was begun. `payload`: it has to hold some. */

@@ -31,7 +31,7 @@ import {
   roomOf,
 } from './virtq-chain';
 import { acceptHeader, deliverHeader, logPayload } from './virtq-net';
-import { after, begin, isPacked, publish, use, walk } from './virtq-ring';
+import { after, alone, begin, isPacked, publish, use, walk } from './virtq-ring';
 
 /** Fills the batch with packets to transmit; begins none when `budget` chains, sixteen descriptors each, are spent. Returns the frames. */
 export function virtq_tx_pop(queue: usize, batch: usize, budget: u32): u32 {
@@ -40,6 +40,12 @@ export function virtq_tx_pop(queue: usize, batch: usize, budget: u32): u32 {
   let at = load<u32>(queue, L.QUEUE_CONS);
   let chains: u32 = 0;
   for (let spent: u32 = 0; chains < waiting && spent < budget && hasRoom(batch, 1); ) {
+    if (alone(queue, batch, at, chains + 1) != 0) {
+      record(queue, chains, 0);
+      at = after(queue, at, chains++);
+      spent++;
+      continue;
+    }
     const frame = beginFrame(batch);
     beginChain(queue, batch, frame, true);
     const outcome = walk(queue, at, true);
@@ -80,6 +86,13 @@ export function virtq_rx_room(queue: usize, batch: usize, budget: u32): u32 {
   let at = load<u32>(queue, L.QUEUE_CONS);
   let chains: u32 = 0;
   for (let spent: u32 = 0; chains < waiting && spent < budget && hasRoom(batch, 1); ) {
+    const whole = alone(queue, batch, at, chains + 1);
+    if (whole != 0) {
+      record(queue, chains, whole);
+      at = after(queue, at, chains++);
+      spent++;
+      continue;
+    }
     const frame = beginFrame(batch);
     const first = chains;
     let behind = at;

@@ -6,7 +6,8 @@ import { openMappings } from '../../src/linux/mmap.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { arena, randomFrom } from './testbed.js';
 import { VirtioBed } from './virtio-bed.js';
-import { MATRIX, styleOf, VirtioRx, VirtioTx } from './virtio-flows.js';
+import { isLarge, MATRIX, styleOf, VirtioRx, VirtioTx } from './virtio-flows.js';
+import { receiveRace, transmitRace } from './virtio-wake-ups.js';
 
 for (const [name, features] of MATRIX) describe(`virtqueue, ${name}`, () => compliance(features));
 
@@ -60,5 +61,106 @@ function compliance(features: bigint): void {
         settle();
       }
     }
+  });
+
+  it('a batch is taken in part, and nothing is lost or done twice', () => {
+    bed.reset();
+    const random = randomFrom(1);
+    const tx = new VirtioTx(bed, { ...style, pieces: 1 });
+    tx.publish(10, random);
+    for (const take of [0, 3, 0, 1]) assert.equal(tx.drain(num, take).frames, take);
+    assert.equal(tx.reap(), 4);
+    assert.equal(tx.drain(num).frames, 6);
+    const rx = new VirtioRx(bed, { ...style, pieces: 1 });
+    rx.refill(num, random);
+    while (rx.sent < 4) rx.fill(num, Math.min(random(3), 4 - rx.sent));
+    assert.equal(rx.poll(), 4);
+    settle();
+  });
+
+  it('a full ring takes no more, an empty one gives nothing', () => {
+    bed.reset();
+    const random = randomFrom(2);
+    const tx = new VirtioTx(bed, { ...style, pieces: 1 });
+    assert.deepEqual([tx.drain(num).frames, bed.ring.pending(bed.tx.queue.address)], [0, 0]);
+    assert.equal(tx.publish(num + 5, random).sent, num);
+    assert.equal(bed.ring.pending(bed.tx.queue.address), num);
+    assert.equal(tx.drain(1).frames, 1);
+    assert.equal(tx.reap(), 1);
+    assert.equal(tx.publish(5, random).sent, 1);
+    assert.equal(tx.drain(128).frames, num);
+    assert.equal(tx.drain(128).frames, 0);
+    assert.equal(new VirtioRx(bed, style).fill(num).room, 0, 'no buffers yet');
+    settle();
+  });
+
+  it('interrupts come when the driver asked for them, and kicks when the device did', () => {
+    for (const seam of seams) {
+      startAt(seam, 1);
+      const random = randomFrom(3);
+      const tx = new VirtioTx(bed, { ...style, pieces: 1 });
+      const { queue, driver } = bed.tx;
+      assert.equal(tx.publish(4, random).kick, true, 'a fresh device wants kicks');
+      assert.equal(tx.drain(1).interrupt, true, 'the first completion is told');
+      assert.equal(bed.ring.kicks(queue.address, false), true, 'something is waiting');
+      assert.equal(tx.publish(2, random).kick, false);
+      tx.reap();
+      driver.arm(0);
+      assert.equal(tx.drain(2).interrupt, false);
+      tx.reap();
+      assert.equal(driver.arm(3), false, 'nothing has come back');
+      const each = (features & F.EVENT_IDX) === 0n;
+      assert.equal(tx.drain(2).interrupt, each, 'two of three');
+      assert.equal(tx.drain(1).interrupt, true, 'the third');
+      assert.equal(tx.reap(), 3);
+      assert.equal(bed.ring.kicks(queue.address, true), false, 'nothing is waiting');
+      assert.equal(tx.publish(1, random).kick, true);
+      assert.equal(tx.publish(1, random).kick, each, 'told once, with event index');
+      assert.equal(bed.ring.kicks(queue.address, true), true);
+    }
+    settle();
+  });
+
+  it('no wake-up is lost, whoever moves when', () => {
+    let naps = 0;
+    const races = isLarge(features) ? 10 : 40;
+    for (let seed = 1; seed <= races; seed++) {
+      startAt(seams[seed % 2]!, seed);
+      naps += transmitRace(bed, seed, 120);
+      startAt(seams[seed % 2]!, seed);
+      naps += receiveRace(bed, seed, 120);
+    }
+    settle();
+    assert.ok(naps > 3 * races, `only ${naps} times was somebody asleep`);
+  });
+
+  it('goes on after a stop, where it was or elsewhere', () => {
+    startAt(seams[0]!, 5);
+    const random = randomFrom(4);
+    const tx = new VirtioTx(bed, style);
+    const rx = new VirtioRx(bed, style);
+    rx.refill(num, random);
+    for (let round = 0; round < 30; round++) {
+      tx.publish(random(5), random);
+      tx.drain(1 + random(num), random(4));
+      rx.fill(num, random(3));
+      if (random(2) === 0) rx.refill(num, random);
+      for (const side of bed.sides) {
+        // A batch is under way while the queue stops; another process starts with the base that this one tells.
+        if (random(2) === 0)
+          bed.ring[side.direction === 'tx' ? 'pop' : 'room'](side.queue.address, bed.batch.address, num);
+        const { base } = side.queue;
+        side.queue.negotiate(features, num, 1518);
+        assert.ok(side.queue.setBase(packed && random(2) === 0 ? base & 0xffff : base));
+        assert.ok(bed.ring.resume(side.queue.address));
+        assert.equal(side.queue.base, base);
+      }
+      tx.reap();
+      rx.poll();
+    }
+    while (tx.drain(128).frames > 0);
+    tx.reap();
+    assert.deepEqual([tx.arrived, rx.arrived], [tx.sent, rx.sent]);
+    settle();
   });
 }

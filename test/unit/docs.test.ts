@@ -127,7 +127,8 @@ describe('documents', () => {
 });
 
 test('every error code is explained, and every one that is explained exists', () => {
-  const CODE = /(?:CAPTURE|CONTROL|DEMO|DRIVER|EBPF|ERR_MAPPING|ERR_SOCKET|MEMORY|NIC|PORT|PROXY|THREAD|UPGRADE)_[A-Z_]+/;
+  const CODE =
+    /(?:CAPTURE|CONTROL|DEMO|DRIVER|EBPF|ERR_MAPPING|ERR_SOCKET|MEMORY|NIC|PORT|PROXY|THREAD|UPGRADE)_[A-Z_]+/;
   const source = filesBelow(join(root, 'src'), /^(?!testing)[\w-]+(?<!\.test)\.ts$/)
     .map(read)
     .join('\n');
