@@ -5,6 +5,7 @@ import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
 import type { Blackout } from '../guest/bpfhv/commands.js';
 import { BUFFER_PAIR } from '../guest/bpfhv/contract.js';
 import { BpfhvDriver } from '../guest/bpfhv/driver.js';
+import { readKeyFile } from '../guest/bpfhv/seal-key.js';
 import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/limits.js';
@@ -27,6 +28,7 @@ import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
+import { mtuKeeper } from './tap-mtu.js';
 import { asTap, watchTap } from './tap-watch.js';
 
 const MAX_QUEUE_PAIRS = 8;
@@ -42,6 +44,7 @@ export function guestCommand() {
     .addOption(workersOption())
     .option('--bufs <n>', 'descriptors per queue', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), 256)
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
+    .option('--key-file <file>', 'seal all packets with the key in this file, open to nobody else')
     .option('--mac <address>', "the NIC's address (default: a random one)")
     .option('--spin', 'never sleep: lowest latency, one core always busy')
     .option(
@@ -58,6 +61,7 @@ export function guestCommand() {
       cleaningUp(async later => {
         const log = createLog(options.name ?? 'guest', options.verbose ?? false);
         const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
+        const key = options.keyFile === undefined ? undefined : readKeyFile(options.keyFile);
         const stop = untilStopped();
         const host = createHost();
         let goodbye = (): void => {};
@@ -80,8 +84,10 @@ export function guestCommand() {
           spin: options.spin ?? false,
           workers: options.workers,
           features: options.offload,
+          ...(key ? { key } : {}),
           log,
           onBlackout: blackout => options.childOf !== undefined && fresh.push(blackout),
+          ...(tap ? { onOverhead: mtuKeeper(tap, log) } : {}),
           onMac: address => {
             // An interface forgets its neighbours when its address is set, even to the same one.
             if (tap && !address.every((octet, i) => octet === tap.tap.mac[i])) tap.tap.mac = address;
