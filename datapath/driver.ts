@@ -18,7 +18,7 @@ import { deliveries, enter, expectPacket, packetAtHand, setPacket } from './acti
 import { addBuffer, beginFrame, clear, count, endRoom, frameAt, hasRoom } from './batch';
 import { account, fault } from './books';
 import { bufferAt, lend, release, setBuffer, setFree, takeBack } from './buffers';
-import { dropLast, pollFinished, publishPrepared, stagingRoom } from './hooks';
+import { dropLast, pollFinished, publishPrepared, releaseStaged, stagingRoom } from './hooks';
 import * as L from './layout';
 import { sound } from './offload';
 
@@ -174,9 +174,11 @@ export function driver_rx_poll(driver: usize, batch: usize, budget: u32): i32 {
   const program = load<u32>(driver, L.DRIVER_COMPLETE);
   let done: u32 = 0;
   while (done < budget && hasRoom(batch, L.CTX_MAX_BUFS)) {
-    const taken = takePacket(driver, context, program);
-    if (taken < 0) return taken;
-    if (taken == 0) break;
+    expectPacket();
+    const taken = <i32>call_indirect<i64>(program, <u64>context);
+    if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return -1; // set by rx_pkt_alloc
+    if (taken == 0 && deliveries() == 0) break;
+    if (taken != 1 || deliveries() != 1 || packetAtHand() == 0) return fault(driver, L.FAULT_PROGRAM);
     done++;
     const frame = packetAtHand();
     const header = <usize>load<u32>(frame, L.FRAME_HEADER);
@@ -185,28 +187,21 @@ export function driver_rx_poll(driver: usize, batch: usize, budget: u32): i32 {
   return done;
 }
 
-/** Runs rxc once. Returns 1 with one more packet in the batch, 0 when there is none, < 0 on a fault. */
-export function takePacket(driver: usize, context: usize, program: u32): i32 {
-  expectPacket();
-  const taken = <i32>call_indirect<i64>(program, <u64>context);
-  if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return -1; // set by rx_pkt_alloc
-  if (taken == 0 && deliveries() == 0) return 0;
-  if (taken != 1 || deliveries() != 1 || packetAtHand() == 0) return fault(driver, L.FAULT_PROGRAM);
-  return 1;
-}
-
 /** The netdev has taken the batch that `driver_rx_poll` filled: its buffers are free again. */
 export function driver_rx_release(driver: usize, batch: usize): void {
+  if (load<u32>(driver, L.DRIVER_STAGING) != 0) {
+    releaseStaged(driver, batch);
+    return;
+  }
   const buffers = load<u32>(driver, L.DRIVER_BUFFERS);
   const shift = ctz(load<u32>(driver, L.DRIVER_STRIDE));
   const n = load<u32>(batch, L.BATCH_COUNT);
-  const staged = load<u32>(driver, L.DRIVER_STAGING) != 0; // then their buffers are free since they were copied
   let bytes: u64 = 0;
-  let used: u32 = staged ? n : 0;
+  let used: u32 = 0;
   for (let i: u32 = 0; i < n; i++) {
     const frame = frameAt(batch, i);
     bytes += load<u32>(frame, L.FRAME_LENGTH);
-    if (!staged) used += release(driver, frame, buffers, shift);
+    used += release(driver, frame, buffers, shift);
   }
   if (n != 0) account(driver, n, bytes, used);
   clear(batch);

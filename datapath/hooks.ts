@@ -10,11 +10,21 @@
  * ```
  * The programs are the device's, so their word is not enough there: a packet goes on only if a helper has worked on it as well.
  */
-import { beginHook, endHook, enter, HOOK_FINISH, HOOK_NONE, HOOK_PREPARE, setPacket } from './active';
-import { addFrame, count, frameAt, hasRoom } from './batch';
+import {
+  beginHook,
+  deliveries,
+  endHook,
+  enter,
+  expectPacket,
+  HOOK_FINISH,
+  HOOK_NONE,
+  HOOK_PREPARE,
+  packetAtHand,
+  setPacket,
+} from './active';
+import { addFrame, clear, count, frameAt, hasRoom } from './batch';
 import { account, fault } from './books';
 import { bufferAt, lend, release, setFree } from './buffers';
-import { takePacket } from './driver';
 import * as L from './layout';
 import { sound } from './offload';
 
@@ -103,11 +113,13 @@ export function pollFinished(driver: usize, batch: usize, budget: u32): i32 {
   const offloads = load<u32>(driver, L.DRIVER_OFFLOADS);
   let done: u32 = 0;
   while (done < budget && hasRoom(batch, L.CTX_MAX_BUFS)) {
-    const taken = takePacket(driver, context, program);
-    if (taken < 0) return taken;
-    if (taken == 0) break;
+    expectPacket();
+    const taken = <i32>call_indirect<i64>(program, <u64>context);
+    if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return -1; // set by rx_pkt_alloc
+    if (taken == 0 && deliveries() == 0) break;
+    const frame = packetAtHand();
+    if (taken != 1 || deliveries() != 1 || frame == 0) return fault(driver, L.FAULT_PROGRAM);
     done++;
-    const frame = frameAt(batch, load<u32>(batch, L.BATCH_COUNT) - 1);
     if (staging != 0) stage(driver, batch, frame, staging);
     beginHook(frame, staging == 0 ? HOOK_NONE : HOOK_FINISH);
     const verdict = <i32>call_indirect<i64>(finish, <u64>context);
@@ -124,6 +136,15 @@ export function pollFinished(driver: usize, batch: usize, budget: u32): i32 {
     if (load<u32>(driver, L.DRIVER_FAULT) != L.FAULT_NONE) return -1; // set by a helper that has no business here
   }
   return done;
+}
+
+/** `driver_rx_release` of frames in the staging area: their buffers are free since they were copied. */
+export function releaseStaged(driver: usize, batch: usize): void {
+  const n = load<u32>(batch, L.BATCH_COUNT);
+  let bytes: u64 = 0;
+  for (let i: u32 = 0; i < n; i++) bytes += load<u32>(frameAt(batch, i), L.FRAME_LENGTH);
+  if (n != 0) account(driver, n, bytes, n);
+  clear(batch);
 }
 
 /** The batch's last frame is none that the netdev may get. */
