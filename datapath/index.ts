@@ -36,7 +36,7 @@ export {
 } from './kit';
 export { metadata_fill, metadata_want } from './metadata';
 export { checksums_finish, checksums_restore, offload_undo } from './offload';
-export { segment_begin, segment_next, segment_pending } from './segment';
+export { segment_begin, segment_fill, segment_next, segment_pending } from './segment';
 export {
   sring_init,
   sring_kicks,

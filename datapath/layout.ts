@@ -65,13 +65,16 @@ export const VNET_NEEDS_CSUM = 1; // in flags
 export const VNET_GSO_TCPV4 = 1;
 export const VNET_GSO_UDP = 3;
 export const VNET_GSO_TCPV6 = 4;
+export const VNET_GSO_UDP_L4 = 5; // datagrams, where VNET_GSO_UDP means fragments of one
 export const VNET_GSO_ECN = 0x80; // may come with either TCP type
 
 // --- Offloads of one direction: what a frame's header may ask of whoever gets it. The bits are those of TUNSETOFFLOAD.
 export const OFFLOAD_CSUM = 0x01; // to finish its checksum; all others need this one
 export const OFFLOAD_TSO4 = 0x02; // to cut it into segments
 export const OFFLOAD_TSO6 = 0x04;
-export const OFFLOAD_UFO = 0x10;
+export const OFFLOAD_UFO = 0x10; // into fragments of one datagram
+export const OFFLOAD_USO = 0x60; // into datagrams: two bits, one each for IPv4 and IPv6, which kernels know only together
+export const OFFLOAD_ALL = 0x77;
 export const LARGE_FRAME = 65536; // bytes of a frame that is to be cut, at most
 
 // --- Counters: u64 each, the same for every queue.
@@ -219,18 +222,36 @@ export const PORT_DROPPED = 80; // frames that outside did not take
 export const PORT_TOO_LONG = 88; // frames longer than the buffers they were for
 export const PORT_ERRORS = 96; // system calls that failed otherwise
 export const PORT_OFFLOADS = 104; // u32 OFFLOAD_* that frames from this port may ask for
+export const PORT_SOFTENED = 112; // frames that were finished or cut in software
 export const PORT_SIZE = 128;
 
-// --- A large frame that is being cut into segments (picture in datapath/segment.ts).
+// --- A large frame that is being cut into pieces (picture in datapath/segment.ts).
 export const SEGMENTS_LENGTH = 0; // u32 bytes of the frame; 0: there is none
-export const SEGMENTS_NEXT = 4; // u32 offset of the payload that comes next
-export const SEGMENTS_SIZE = 8; // u32 bytes of payload in a segment
-export const SEGMENTS_COUNT = 12; // u32 segments so far
-export const SEGMENTS_L3 = 16; // u32 offset of the IP header
-export const SEGMENTS_L4 = 20; // u32 offset of the TCP header
-export const SEGMENTS_HEADERS = 24; // u32 bytes of all headers
-export const SEGMENTS_V6 = 28; // u32 1: IPv6
-export const SEGMENTS_SCRATCH = 32; // headers of one segment
-export const SEGMENTS_MAX_HEADERS = 224;
-export const SEGMENTS_FRAME = 256;
-export const SEGMENTS_BYTES = 65792; // with the frame
+export const SEGMENTS_NEXT = 4; // u32 offset in the frame of what comes next
+export const SEGMENTS_SIZE = 8; // u32 bytes of it in a piece
+export const SEGMENTS_COUNT = 12; // u32 pieces so far
+export const SEGMENTS_KIND = 16; // u32 SEGMENT_*
+export const SEGMENTS_V6 = 20; // u32 1: IPv6
+export const SEGMENTS_L3 = 24; // u32 offset of the IP header
+export const SEGMENTS_L4 = 28; // u32 offset of the TCP or UDP header
+export const SEGMENTS_START = 32; // u32 offset in the frame of the first byte to be shared out
+export const SEGMENTS_HEADERS = 36; // u32 bytes of headers of a piece
+export const SEGMENTS_PSEUDO = 40; // u32 sum of the pseudo-header without its length
+export const SEGMENTS_DATAGRAMS = 44; // u32 identifications given to fragmented datagrams so far
+export const SEGMENTS_KEY = 48; // u64 a secret, so that they can't be guessed
+export const SEGMENTS_PIECES = 56; // u32 address of the batch for `segment_fill`
+export const SEGMENTS_METADATA = 60; // u32 1: the frame came with the next two
+export const SEGMENTS_STAMP = 64; // u64
+export const SEGMENTS_MARK = 72; // u32
+export const SEGMENTS_TEMPLATE = 128; // headers that those of all pieces are made of
+export const SEGMENTS_SCRATCH = 384; // headers of one piece
+export const SEGMENTS_MAX_HEADERS = 224; // room for a fragment header behind them
+export const SEGMENTS_HEADERS_STRIDE = 256;
+export const SEGMENTS_FRAME = 640;
+export const SEGMENTS_BYTES = 66176; // with the frame
+export const SEGMENTS_MOST = 1366; // pieces of a frame: one of 64 KiB in segments of 48 bytes, TCP's smallest
+
+export const SEGMENT_WHOLE = 0; // the frame as it is, its checksum finished
+export const SEGMENT_TCP = 1;
+export const SEGMENT_DATAGRAM = 2;
+export const SEGMENT_FRAGMENT = 3;

@@ -9,6 +9,7 @@
  * ```
  */
 import { frameAt } from './batch';
+import { sumOf, udpChecksum } from './checksum';
 import * as L from './layout';
 
 /** Whether the header of a frame of `length` bytes makes sense and asks for nothing but `offloads`. */
@@ -40,6 +41,8 @@ function segmentation(type: u32): u32 {
       return L.OFFLOAD_TSO6;
     case L.VNET_GSO_UDP:
       return L.OFFLOAD_UFO;
+    case L.VNET_GSO_UDP_L4:
+      return L.OFFLOAD_USO;
     default:
       return 0;
   }
@@ -60,9 +63,9 @@ export function offload_undo(batch: usize, index: u32, offloads: u32): bool {
   return true;
 }
 
-/** Finishes the checksums of the first `n` frames where they are still to be computed; `checksums_restore` undoes it. */
-export function checksums_finish(batch: usize, n: u32): void {
-  for (let i: u32 = 0; i < n; i++) {
+/** Finishes the checksums of `n` frames from `first` on where they are still to be computed; `checksums_restore` undoes it. */
+export function checksums_finish(batch: usize, n: u32, first: u32): void {
+  for (let i = first; i < first + n; i++) {
     const frame = frameAt(batch, i);
     store<u32>(frame, NOT_SAVED, L.FRAME_SAVED);
     const header = <usize>load<u32>(frame, L.FRAME_HEADER);
@@ -71,8 +74,8 @@ export function checksums_finish(batch: usize, n: u32): void {
 }
 
 /** Puts back what the checksum fields held before `checksums_finish`. */
-export function checksums_restore(batch: usize, n: u32): void {
-  for (let i: u32 = 0; i < n; i++) {
+export function checksums_restore(batch: usize, n: u32, first: u32): void {
+  for (let i = first; i < first + n; i++) {
     const frame = frameAt(batch, i);
     const saved = load<u32>(frame, L.FRAME_SAVED);
     if (saved == NOT_SAVED) continue;
@@ -97,10 +100,7 @@ function finish(frame: usize): bool {
   const length = load<u32>(frame, L.FRAME_LENGTH);
   if (at + 2 > length || !inWindow(frame)) return false;
   const former = (loadByte(frame, at) << 8) | loadByte(frame, at + 1);
-  let sum = sumFrom(frame, start, length);
-  sum = (sum >> 16) + (sum & 0xffff);
-  sum = (sum >> 16) + (sum & 0xffff);
-  const done = <u32>sum == 0xffff ? 0xffff : <u32>sum ^ 0xffff; // 0 would mean: there is none
+  const done = udpChecksum(sumFrom(frame, start, length));
   store<u32>(frame, former, L.FRAME_SAVED);
   storeByte(frame, at, done >> 8);
   storeByte(frame, at + 1, done);
@@ -121,19 +121,6 @@ function sumFrom(frame: usize, start: u32, length: u32): u64 {
     offset = end;
   }
   return sum;
-}
-
-/** Sum of big-endian 16-bit words, not folded; an odd end is filled up with 0. */
-export function sumOf(at: usize, length: u32): u64 {
-  let even: u64 = 0;
-  let odd: u64 = 0;
-  const end = at + (length & ~1);
-  for (; at < end; at += 2) {
-    even += load<u8>(at);
-    odd += load<u8>(at, 1);
-  }
-  if ((length & 1) != 0) even += load<u8>(at);
-  return (even << 8) + odd;
 }
 
 export function inWindow(frame: usize): bool {

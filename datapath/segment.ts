@@ -1,98 +1,50 @@
 /**
- * TCP segmentation in software: cuts a large frame, which its header asks to be cut, into frames for who can't be asked.
+ * Segmentation in software: cuts a large frame, which its header asks to be cut, into pieces for who can't be asked.
  *
  * ```
- *   frame     │ Ethernet │ IPv4 or v6 │ TCP │ payload ……………………………………………………………… │       copied out of the batch first: whoever owns
- *             0          L3           L4    HEADERS                        LENGTH            its buffers can't change what was looked at
+ *   frame     │ Ethernet │ IP │ TCP or UDP │ payload ………………………………………………… │    copied out of the batch first: whoever owns its
+ *             0          L3   L4           START                       LENGTH      buffers can't change what was looked at
  *
- *   segments  │ headers │ SIZE bytes │   │ headers │ SIZE bytes │   │ headers │ rest │       lengths, IPv4 id, sequence, flags, checksums new
+ *   pieces    │ headers │ SIZE bytes │   │ headers │ SIZE bytes │   │ headers │ rest │
+ *             └ the template, rewritten for each
+ *
+ *   kind        START    by whom                 what is rewritten
+ *   WHOLE       0        segment-parse.ts        nothing: one piece, its checksum finished before
+ *   TCP         payload  segment-transport.ts    IP length and id, sequence, flags, checksum
+ *   DATAGRAM    payload  segment-transport.ts    IP length and id, UDP length, checksum
+ *   FRAGMENT    UDP      segment-fragment.ts     IP length, fragment offset; the UDP checksum is the whole datagram's, finished before
  * ```
- * State is a SEGMENTS_* structure; `segment_next` is called as long as `segment_pending` says so, with any batch.
+ * State is a SEGMENTS_* structure. Pieces are taken one by one, as long as `segment_pending` says so: into frames with room, copied
+ * (`segment_next`), or many at once into a batch that refers to them (`segment_fill`).
  */
-import { frameAt } from './batch';
+import { addBuffer, beginFrame, clear, endFrame, frameAt, hasRoom } from './batch';
 import * as L from './layout';
-import { bufferAt, bufferLength, inWindow, sound, sumOf } from './offload';
+import { bufferAt, bufferLength, inWindow, sound } from './offload';
+import { fragmentHeaders } from './segment-fragment';
+import { parse } from './segment-parse';
+import { transportHeaders } from './segment-transport';
 
-const ETHERTYPE: u32 = 12;
-const IPV4: u32 = 0x0800;
-const IPV6: u32 = 0x86dd;
-const VLAN: u32 = 0x8100;
-const SERVICE_VLAN: u32 = 0x88a8;
-const V4_LENGTH: u32 = 2;
-const V4_ID: u32 = 4;
-const V4_CHECKSUM: u32 = 10;
-const V4_ADDRESSES: u32 = 12;
-const V4_MIN: u32 = 20;
-const V6_LENGTH: u32 = 4;
-const V6_ADDRESSES: u32 = 8;
-const V6_SIZE: u32 = 40;
-const TCP: u32 = 6;
-const TCP_SEQUENCE: u32 = 4;
-const TCP_OFFSET: u32 = 12;
-const TCP_FLAGS: u32 = 13;
-const TCP_CHECKSUM: u32 = 16;
-const TCP_MIN: u32 = 20;
-const FIN_PSH: u32 = 0x09; // of the last segment only
-const CWR: u32 = 0x80; // of the first segment only
-
-/** Takes the batch's frame, whose end may lie in the spill, to be cut. False when it can't be. */
+/** Takes the batch's frame, whose end may lie in the spill, to be cut or finished. False when that can't be done, or it would be too many pieces. */
 export function segment_begin(segments: usize, batch: usize, index: u32): bool {
-  store<u32>(segments, 0, L.SEGMENTS_LENGTH);
   const frame = frameAt(batch, index);
   const header = <usize>load<u32>(frame, L.FRAME_HEADER);
   const length = load<u32>(frame, L.FRAME_LENGTH);
-  const offloads = L.OFFLOAD_CSUM | L.OFFLOAD_TSO4 | L.OFFLOAD_TSO6;
-  if (
-    length > <u32>L.LARGE_FRAME ||
-    load<u8>(header, L.VNET_GSO_TYPE) == 0 ||
-    !sound(header, length, offloads)
-  )
-    return false;
-  if (!inWindow(frame)) return false;
+  store<u32>(segments, 0, L.SEGMENTS_LENGTH);
+  if (length == 0 || length > <u32>L.LARGE_FRAME) return false;
+  if (!sound(header, length, L.OFFLOAD_ALL) || !inWindow(frame)) return false;
+  gather(segments + L.SEGMENTS_FRAME, batch, frame, length);
+  if (!parse(segments, header, length)) return false;
 
-  // Out of the buffers, and of the spill behind them.
-  const data = segments + L.SEGMENTS_FRAME;
-  const buffers = load<u32>(frame, L.FRAME_IOVS) - 1;
-  let copied: u32 = 0;
-  for (let b: u32 = 0; b < buffers && copied < length; b++) {
-    const n = min(bufferLength(frame, b), length - copied);
-    memory.copy(data + copied, bufferAt(frame, b), n);
-    copied += n;
-  }
-  memory.copy(data + copied, <usize>load<u32>(batch, L.BATCH_SPILL), length - copied);
-
-  const l4 = <u32>load<u16>(header, L.VNET_CSUM_START);
-  if (load<u16>(header, L.VNET_CSUM_OFFSET) != <u16>TCP_CHECKSUM) return false;
-  const headers = parse(segments, l4, length);
-  if (headers == 0) return false;
-  store<u32>(segments, l4, L.SEGMENTS_L4);
-  store<u32>(segments, headers, L.SEGMENTS_HEADERS);
-  store<u32>(segments, load<u16>(header, L.VNET_GSO_SIZE), L.SEGMENTS_SIZE);
-  store<u32>(segments, headers, L.SEGMENTS_NEXT);
+  const size = load<u32>(segments, L.SEGMENTS_SIZE);
+  const start = load<u32>(segments, L.SEGMENTS_START);
+  if ((length - start + size - 1) / size > <u32>L.SEGMENTS_MOST) return false;
+  store<u32>(segments, load<u32>(batch, L.BATCH_METADATA), L.SEGMENTS_METADATA);
+  store<u64>(segments, load<u64>(frame, L.FRAME_STAMP), L.SEGMENTS_STAMP);
+  store<u32>(segments, load<u32>(frame, L.FRAME_MARK), L.SEGMENTS_MARK);
+  store<u32>(segments, start, L.SEGMENTS_NEXT);
   store<u32>(segments, 0, L.SEGMENTS_COUNT);
   store<u32>(segments, length, L.SEGMENTS_LENGTH);
   return true;
-}
-
-/** Finds IP and TCP, the latter at `l4`. Returns the bytes of all headers; 0: this is something else, or there is no payload. */
-function parse(segments: usize, l4: u32, length: u32): u32 {
-  const data = segments + L.SEGMENTS_FRAME;
-  if (l4 + TCP_MIN > length) return 0;
-  let l3: u32 = ETHERTYPE + 2;
-  let type = get16(data + ETHERTYPE);
-  while ((type == VLAN || type == SERVICE_VLAN) && l3 + 4 <= l4) {
-    type = get16(data + l3 + 2);
-    l3 += 4;
-  }
-  if (type == IPV4) {
-    const size = (<u32>load<u8>(data + l3) & 15) * 4;
-    if (size < V4_MIN || l3 + size != l4 || load<u8>(data + l3, 9) != <u8>TCP) return 0;
-  } else if (type != IPV6 || l3 + V6_SIZE > l4) return 0;
-  const headers = l4 + ((<u32>load<u8>(data + l4, TCP_OFFSET) >> 4) << 2);
-  if (headers < l4 + TCP_MIN || headers >= length || headers > <u32>L.SEGMENTS_MAX_HEADERS) return 0;
-  store<u32>(segments, l3, L.SEGMENTS_L3);
-  store<u32>(segments, type == IPV6 ? 1 : 0, L.SEGMENTS_V6);
-  return headers;
 }
 
 /** Whether there is something left of the frame. */
@@ -100,63 +52,76 @@ export function segment_pending(segments: usize): bool {
   return load<u32>(segments, L.SEGMENTS_LENGTH) != 0;
 }
 
-/** Fills the batch's frame with the next segment. False when it does not fit there, or can't be reached: what was left of the frame is lost. */
+/** Fills the batch's frame with the next piece. False when it does not fit there, or can't be reached: what was left of the large frame is lost. */
 export function segment_next(segments: usize, batch: usize, index: u32): bool {
   const frame = frameAt(batch, index);
-  const data = segments + L.SEGMENTS_FRAME;
-  const headers = load<u32>(segments, L.SEGMENTS_HEADERS);
-  const length = load<u32>(segments, L.SEGMENTS_LENGTH);
-  const from = load<u32>(segments, L.SEGMENTS_NEXT);
-  const n = min(load<u32>(segments, L.SEGMENTS_SIZE), length - from);
-  const last = from + n == length;
-  const copy = segments + L.SEGMENTS_SCRATCH;
-  memory.copy(copy, data, headers);
-  rewrite(segments, copy, data + from, n, from - headers, last);
-  store<u32>(segments, from + n, L.SEGMENTS_NEXT);
-  store<u32>(segments, load<u32>(segments, L.SEGMENTS_COUNT) + 1, L.SEGMENTS_COUNT);
-  if (last) store<u32>(segments, 0, L.SEGMENTS_LENGTH);
-
   const header = <usize>load<u32>(frame, L.FRAME_HEADER);
+  const headers = load<u32>(segments, L.SEGMENTS_HEADERS);
+  const payload = segments + L.SEGMENTS_FRAME + load<u32>(segments, L.SEGMENTS_NEXT);
+  const n = advance(segments, segments + L.SEGMENTS_SCRATCH);
   store<u64>(header, 0);
   store<u32>(header, 0, 8);
   if (headers + n > load<u32>(frame, L.FRAME_ROOM) || !inWindow(frame)) {
     store<u32>(segments, 0, L.SEGMENTS_LENGTH);
     return false;
   }
-  scatter(frame, 0, copy, headers);
-  scatter(frame, headers, data + from, n);
+  scatter(frame, 0, segments + L.SEGMENTS_SCRATCH, headers);
+  scatter(frame, headers, payload, n);
   store<u32>(frame, headers + n, L.FRAME_LENGTH);
   return true;
 }
 
-/** Makes the copied headers those of a segment: `n` bytes of payload, `before` bytes behind the first one. */
-function rewrite(segments: usize, copy: usize, payload: usize, n: u32, before: u32, last: bool): void {
+/**
+ * Fills the batch at SEGMENTS_PIECES with as many pieces as it holds, to be sent at once: their payload stays where it is, their headers are in
+ * the batch's spill. Returns how many.
+ */
+export function segment_fill(segments: usize): u32 {
+  const batch = <usize>load<u32>(segments, L.SEGMENTS_PIECES);
+  const base = load<u64>(batch, L.BATCH_BASE);
   const headers = load<u32>(segments, L.SEGMENTS_HEADERS);
-  const l4 = load<u32>(segments, L.SEGMENTS_L4);
-  const ip = copy + load<u32>(segments, L.SEGMENTS_L3);
-  const tcp = copy + l4;
-  const tcpBytes = headers - l4 + n;
-  const first = load<u32>(segments, L.SEGMENTS_COUNT) == 0;
-  let pseudo: u64 = <u64>(TCP + tcpBytes);
-  if (load<u32>(segments, L.SEGMENTS_V6) != 0) {
-    put16(ip + V6_LENGTH, <u32>(tcp - ip) - V6_SIZE + tcpBytes);
-    pseudo += sumOf(ip + V6_ADDRESSES, 32);
-  } else {
-    const size = <u32>(tcp - ip);
-    put16(ip + V4_LENGTH, size + tcpBytes);
-    put16(ip + V4_ID, get16(ip + V4_ID) + load<u32>(segments, L.SEGMENTS_COUNT));
-    put16(ip + V4_CHECKSUM, 0);
-    put16(ip + V4_CHECKSUM, fold(sumOf(ip, size)) ^ 0xffff);
-    pseudo += sumOf(ip + V4_ADDRESSES, 8);
+  let copy = <usize>load<u32>(batch, L.BATCH_SPILL);
+  clear(batch);
+  store<u32>(batch, load<u32>(segments, L.SEGMENTS_METADATA), L.BATCH_METADATA);
+  while (segment_pending(segments) && hasRoom(batch, 2)) {
+    const payload = segments + L.SEGMENTS_FRAME + load<u32>(segments, L.SEGMENTS_NEXT);
+    const n = advance(segments, copy);
+    const frame = beginFrame(batch);
+    if (headers != 0) addBuffer(frame, base + copy, copy, headers);
+    addBuffer(frame, base + payload, payload, n);
+    store<u64>(frame, load<u64>(segments, L.SEGMENTS_STAMP), L.FRAME_STAMP);
+    store<u32>(frame, load<u32>(segments, L.SEGMENTS_MARK), L.FRAME_MARK);
+    endFrame(batch, frame, 0);
+    copy += L.SEGMENTS_HEADERS_STRIDE;
   }
-  store<u32>(tcp, bswap<u32>(bswap<u32>(load<u32>(tcp, TCP_SEQUENCE)) + before), TCP_SEQUENCE);
-  let flags = <u32>load<u8>(tcp, TCP_FLAGS);
-  if (!last) flags &= ~FIN_PSH;
-  if (!first) flags &= ~CWR;
-  store<u8>(tcp, <u8>flags, TCP_FLAGS);
-  put16(tcp + TCP_CHECKSUM, 0);
-  const sum = pseudo + sumOf(tcp, headers - l4) + sumOf(payload, n); // TCP headers are multiples of four bytes
-  put16(tcp + TCP_CHECKSUM, fold(sum) ^ 0xffff);
+  return load<u32>(batch, L.BATCH_COUNT);
+}
+
+/** Writes the next piece's headers to `copy`. Returns the bytes of payload behind them. */
+function advance(segments: usize, copy: usize): u32 {
+  const length = load<u32>(segments, L.SEGMENTS_LENGTH);
+  const from = load<u32>(segments, L.SEGMENTS_NEXT);
+  const n = min(load<u32>(segments, L.SEGMENTS_SIZE), length - from);
+  const last = from + n == length;
+  memory.copy(copy, segments + L.SEGMENTS_TEMPLATE, load<u32>(segments, L.SEGMENTS_HEADERS));
+  const kind = load<u32>(segments, L.SEGMENTS_KIND);
+  if (kind == L.SEGMENT_FRAGMENT) fragmentHeaders(segments, copy, n, last);
+  else if (kind != L.SEGMENT_WHOLE) transportHeaders(segments, copy, n, last);
+  store<u32>(segments, from + n, L.SEGMENTS_NEXT);
+  store<u32>(segments, load<u32>(segments, L.SEGMENTS_COUNT) + 1, L.SEGMENTS_COUNT);
+  if (last) store<u32>(segments, 0, L.SEGMENTS_LENGTH);
+  return n;
+}
+
+/** Copies the frame out of its buffers, and out of the spill behind them. */
+function gather(to: usize, batch: usize, frame: usize, length: u32): void {
+  const buffers = load<u32>(frame, L.FRAME_IOVS) - 1;
+  let copied: u32 = 0;
+  for (let b: u32 = 0; b < buffers && copied < length; b++) {
+    const n = min(bufferLength(frame, b), length - copied);
+    memory.copy(to + copied, bufferAt(frame, b), n);
+    copied += n;
+  }
+  memory.copy(to + copied, <usize>load<u32>(batch, L.BATCH_SPILL), length - copied);
 }
 
 /** Copies into the frame's buffers, which have room. */
@@ -173,17 +138,4 @@ function scatter(frame: usize, offset: u32, from: usize, n: u32): void {
     from += part;
     n -= part;
   }
-}
-
-function fold(sum: u64): u32 {
-  while (sum > 0xffff) sum = (sum >> 16) + (sum & 0xffff);
-  return <u32>sum;
-}
-
-function get16(at: usize): u32 {
-  return <u32>bswap<u16>(load<u16>(at));
-}
-
-function put16(at: usize, value: u32): void {
-  store<u16>(at, bswap<u16>(<u16>value));
 }

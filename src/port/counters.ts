@@ -17,5 +17,6 @@ export function readCounters(window: Window, lanes: readonly PortDescriptor[]): 
     dropped: sum(L.PORT_DROPPED),
     tooLong: sum(L.PORT_TOO_LONG),
     errors: sum(L.PORT_ERRORS),
+    softened: sum(L.PORT_SOFTENED),
   };
 }

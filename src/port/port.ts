@@ -60,6 +60,8 @@ export interface PortCounters {
   readonly dropped: number;
   readonly tooLong: number;
   readonly errors: number;
+  /** Frames that were finished or cut in software (soften.ts): they asked for more than who got them had agreed to. */
+  readonly softened: number;
 }
 
 /** What opening or attaching needs of the process. */

@@ -8,7 +8,7 @@
  * Every frame carries a 12-byte virtio-net header. One system call a frame: that is where the time of a TAP goes.
  */
 import * as L from '../../datapath/layout.js';
-import { EAGAIN, EBADF, EBADFD, EINTR, EIO, ENOBUFS, LinuxError } from '../linux/errors.js';
+import { EAGAIN, EBADF, EBADFD, EINTR, EINVAL, EIO, ENOBUFS, LinuxError } from '../linux/errors.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { parseMac } from '../linux/ip-address.js';
 import { readv, writev } from '../linux/libc.js';
@@ -16,7 +16,6 @@ import { openNetns } from '../linux/netns.js';
 import type { Tap } from '../linux/tun.js';
 import type { Window } from '../memory/window.js';
 import type { Batch } from '../ring/batch.js';
-import type { DatapathExports } from '../ring/datapath.js';
 import { add, readCounters } from './counters.js';
 import {
   type Port,
@@ -27,10 +26,13 @@ import {
   type PortKind,
   type PortWorker,
 } from './port.js';
+import { INLET_BYTES, Inlet, OUTLET_BYTES, Outlet, prepareInlet, prepareOutlet } from './soften.js';
 import { TapQueues } from './tap-queues.js';
 
-/** Of each lane: what both halves share, then the large frame that is being cut. */
-const LANE_SIZE = L.PORT_SIZE + L.SEGMENTS_BYTES;
+/** State of each lane: what both halves share, then where frames are softened, those that come and those that go. */
+const INLET = L.PORT_SIZE;
+const OUTLET = INLET + INLET_BYTES;
+const LANE_SIZE = OUTLET + OUTLET_BYTES;
 
 /** A TAP that its owner can do more with than move frames. */
 export interface TapHandle extends PortHandle {
@@ -46,30 +48,35 @@ class TapPort implements Port {
   exhausted = false;
   readonly #window: Window;
   readonly #state: number;
-  /** A large frame that nobody agreed on is cut here; what is left of it stays for the next call. */
-  readonly #segments: number;
-  readonly #calls: DatapathExports;
+  readonly #inlet: Inlet;
+  readonly #outlet: Outlet;
 
-  constructor({ fds, state }: PortDescriptor, { window, calls }: PortWorker) {
+  constructor({ fds, state }: PortDescriptor, worker: PortWorker) {
     this.fd = fds[0]!;
-    this.#window = window;
+    this.#window = worker.window;
     this.#state = state;
-    this.#segments = state + L.PORT_SIZE;
-    this.#calls = calls;
+    this.#inlet = new Inlet(worker, state + INLET, state);
+    this.#outlet = new Outlet(worker, state + OUTLET);
   }
 
   put(batch: Batch): number {
     const { count } = batch;
     let dropped = 0;
+    let softened = 0;
     let taken = 0;
     for (; taken < count; taken++) {
       const result = writev(this.fd, batch.iovAddress(taken), batch.iovs(taken));
       if (result > 0) continue;
       if (result === -EAGAIN || result === -EINTR) break;
+      if (result === -EINVAL && batch.asks(taken) && this.#putSoftened(batch, taken)) {
+        softened++;
+        continue;
+      }
       dropped++; // EIO: the interface is down; EINVAL: no Ethernet frame
       if (result !== -EIO && result !== -ENOBUFS) this.#failed(result);
     }
-    this.#add(L.PORT_SENT, taken - dropped);
+    this.#add(L.PORT_SENT, taken - dropped - softened);
+    if (softened !== 0) this.#add(L.PORT_SOFTENED, softened);
     if (dropped !== 0) this.#add(L.PORT_DROPPED, dropped);
     return taken;
   }
@@ -77,7 +84,7 @@ class TapPort implements Port {
   get(batch: Batch): number {
     const { count } = batch;
     const offloads = this.#window.words[(this.#state + L.PORT_OFFLOADS) >>> 2]!;
-    let filled = this.#cut(batch, 0);
+    let filled = this.#inlet.rest(batch, 0);
     for (let calls = 0; filled < count && calls < L.MAX_BATCH; calls++) {
       const result = readv(this.fd, batch.iovAddress(filled), batch.iovs(filled) + 1);
       if (result < 0) {
@@ -86,28 +93,28 @@ class TapPort implements Port {
       }
       const length = result - L.VNET_HEADER_SIZE;
       batch.setLength(filled, length);
-      const fits = length <= batch.room(filled);
-      if (fits && this.#bearable(batch, filled, offloads)) filled++;
-      else if (batch.asks(filled) && this.#calls.segment_begin(this.#segments, batch.address, filled) !== 0) {
-        filled = this.#cut(batch, filled);
-      } else this.#add(fits ? L.PORT_DROPPED : L.PORT_TOO_LONG, 1);
+      if (length <= batch.room(filled) && !batch.asks(filled)) filled++;
+      else filled = this.#inlet.take(batch, filled, offloads);
     }
     if (filled !== 0) this.#add(L.PORT_RECEIVED, filled);
     return filled;
   }
 
-  /** Whether the frame asks for nothing but `offloads`, or did and needs nothing any more. */
-  #bearable(batch: Batch, i: number, offloads: number): boolean {
-    return !batch.asks(i) || this.#calls.offload_undo(batch.address, i, offloads) !== 0;
-  }
-
-  /** Segments of the frame that is being cut, into the batch from its frame `i` on. Returns the index behind them. */
-  #cut(batch: Batch, i: number): number {
-    while (i < batch.count && this.#calls.segment_pending(this.#segments) !== 0) {
-      if (this.#calls.segment_next(this.#segments, batch.address, i) !== 0) i++;
-      else this.#add(L.PORT_TOO_LONG, 1);
+  /** The kernel refused frame `i`: if that is for what it asks, it gets the pieces. Old kernels know no USO, none takes more than 128 datagrams. */
+  #putSoftened(batch: Batch, i: number): boolean {
+    if (!this.#outlet.begin(batch, i)) return false;
+    const { pieces } = this.#outlet;
+    let sent = 0;
+    let dropped = 0;
+    while (this.#outlet.fill() > 0) {
+      for (let p = 0; p < pieces.count; p++) {
+        if (writev(this.fd, pieces.iovAddress(p), pieces.iovs(p)) > 0) sent++;
+        else dropped++; // whatever the reason: a frame can't be taken in part
+      }
     }
-    return i;
+    this.#add(L.PORT_SENT, sent);
+    this.#add(L.PORT_DROPPED, dropped);
+    return true;
   }
 
   #add(field: number, n: number): void {
@@ -127,6 +134,10 @@ function handleOf(queues: TapQueues, netns: OwnedFd | undefined, { window, arena
   const lanes = queues.all.map(({ fd }, i) => ({
     ...{ kind: 'tap', name: first.name, state: state + i * LANE_SIZE, fds: [fd], options: {} },
   }));
+  for (const lane of lanes) {
+    prepareInlet(window, lane.state + INLET);
+    prepareOutlet(window, lane.state + OUTLET);
+  }
   return {
     tap: first,
     netns,

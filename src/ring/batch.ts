@@ -12,6 +12,17 @@ import type { Window } from '../memory/window.js';
 /** Enough for a full batch of one-buffer frames with header and spill, and for one more frame of 64 buffers. */
 const IOV_CAPACITY = L.MAX_BATCH * 3 + L.CTX_MAX_BUFS + 2;
 
+/** Of the structure and of what it points to. */
+const SIZES = [
+  L.BATCH_SIZE,
+  L.MAX_BATCH * L.FRAME_SIZE,
+  IOV_CAPACITY * L.IOVEC_SIZE,
+  IOV_CAPACITY * 4,
+  L.MAX_BATCH * L.VNET_HEADER_STRIDE,
+  L.SPILL_SIZE,
+];
+export const BATCH_BYTES = SIZES.reduce((sum, size) => sum + size);
+
 export class Batch {
   /** Window address of the structure. */
   readonly address: number;
@@ -28,16 +39,12 @@ export class Batch {
 
   /** A new batch; `arena.free(batch.address)` ends it. */
   static allocate(window: Window, arena: Arena): Batch {
-    const sizes = [
-      L.BATCH_SIZE,
-      L.MAX_BATCH * L.FRAME_SIZE,
-      IOV_CAPACITY * L.IOVEC_SIZE,
-      IOV_CAPACITY * 4,
-      L.MAX_BATCH * L.VNET_HEADER_STRIDE,
-      L.SPILL_SIZE,
-    ];
-    const address = arena.allocate(sizes.reduce((sum, size) => sum + size));
-    const at = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, size) => sum + size, address));
+    return Batch.place(window, arena.allocate(BATCH_BYTES));
+  }
+
+  /** A new batch in BATCH_BYTES zeroed bytes at a window address that is a multiple of 64. */
+  static place(window: Window, address: number): Batch {
+    const at = SIZES.map((_, i) => SIZES.slice(0, i).reduce((sum, size) => sum + size, address));
     const set = (field: number, value: number) => {
       window.words[(address + field) >>> 2] = value;
     };
@@ -106,6 +113,11 @@ export class Batch {
   /** Whether the frame's virtio-net header asks for anything. */
   asks(i: number): boolean {
     return (this.#words[this.#field(i, L.FRAME_HEADER) >>> 2]! & 0xffff) !== 0; // flags and gso_type
+  }
+
+  /** Whether it asks to be cut into pieces. */
+  asksToBeCut(i: number): boolean {
+    return (this.#words[this.#field(i, L.FRAME_HEADER) >>> 2]! & 0xff00) !== 0;
   }
 
   #field(i: number, field: number): number {

@@ -80,8 +80,9 @@ export interface DatapathExports {
   segment_begin(segments: number, batch: number, index: number): number;
   segment_pending(segments: number): number;
   segment_next(segments: number, batch: number, index: number): number;
-  checksums_finish(batch: number, n: number): void;
-  checksums_restore(batch: number, n: number): void;
+  segment_fill(segments: number): number;
+  checksums_finish(batch: number, n: number, first?: number): void;
+  checksums_restore(batch: number, n: number, first?: number): void;
 
   driver_reset(driver: number, buffers: number): void;
   driver_fail(driver: number, reason: number): void;
