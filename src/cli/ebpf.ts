@@ -32,13 +32,18 @@ export function ebpfCommand(): Command {
 
   command
     .command('verify')
-    .description('say of every program of a file whether a guest would run it, and with which guards')
+    .description('judge every program of a file: accepted, with which guards, or refused, and why')
     .argument('<file>', 'ELF object, or raw bytecode')
     .option('--context-size <bytes>', 'length of the context', positiveInteger, DEFAULT_CONTEXT_SIZE)
+    .option(
+      '--budget',
+      'accept as well what is not seen to end, but counts: a guest runs that under a budget',
+    )
     .option('--json', 'print one array of verdicts')
-    .action(async (file, { contextSize, json }) => {
+    .addHelpText('after', VERIFY_HELP)
+    .action(async (file, { contextSize, budget = false, json }) => {
       const programs = await readBytecode(file);
-      const verdicts = [...programs].map(([section, bytes]) => judge(section, bytes, contextSize));
+      const verdicts = [...programs].map(([section, bytes]) => judge(section, bytes, contextSize, budget));
       print(json ? `${JSON.stringify(verdicts)}\n` : verdicts.map(verdictLine).join(''));
       if (verdicts.some(({ verdict }) => verdict === 'refused')) process.exitCode = 1;
     });
@@ -92,10 +97,12 @@ async function readPrograms(file: string, section: string | undefined): Promise<
   });
 }
 
-/** The bytecode of all programs of a file, by section; raw bytecode by the name of the file. */
+/** The bytecode of all programs of a file, by section; raw bytecode by the name of the file. `.text` is linked to those that call it. */
 async function readBytecode(file: string): Promise<ReadonlyMap<string, Uint8Array>> {
   const bytes = await readFile(file);
-  return isElf(bytes) ? named(file, () => loadObject(bytes)).programs : new Map([[file, bytes]]);
+  if (!isElf(bytes)) return new Map([[file, bytes]]);
+  const { programs } = named(file, () => loadObject(bytes));
+  return programs.size === 1 ? programs : new Map([...programs].filter(([name]) => name !== '.text'));
 }
 
 /** What `verify --json` prints of a program. */
@@ -104,6 +111,8 @@ interface Judgement {
   readonly verdict: 'accepted' | 'refused';
   /** Slots that keep a check. */
   readonly guards: readonly number[];
+  /** It is not seen to end, but counts: a guest runs it all the same, under a budget. */
+  readonly budget: boolean;
   readonly states: number;
   readonly ms: number;
   /** Of a refusal: the slot, null when it is none of a single instruction, and why. */
@@ -111,31 +120,41 @@ interface Judgement {
   readonly reason?: string;
 }
 
+const VERIFY_HELP = `
+Accepted is what is seen to end, to touch nothing but its context and its stack, to read nothing that was not set, and to hand out no address.
+Accesses behind an index that shared memory gives keep a check when they run, a guard: their slots are printed.
+
+Exit status: 0 when all programs are accepted, 1 when one is refused, 2 when the command line is wrong.`;
+
 /** What is no well-formed program is refused as one that does harm. */
-function judge(section: string, bytes: Uint8Array, contextSize: number): Judgement {
+function judge(section: string, bytes: Uint8Array, contextSize: number, budget: boolean): Judgement {
   const refused = (insn: number | null, reason: string, states: number, ms: number): Judgement => {
-    return { section, verdict: 'refused', guards: [], states, ms, insn, reason };
+    return { section, verdict: 'refused', guards: [], budget: false, states, ms, insn, reason };
   };
   try {
-    const verdict = verify(decodeProgram(bytes, section), {
-      contextSize,
-      helpers: BPFHV_HELPERS,
-      guarded: 'context',
-    });
+    const program = decodeProgram(bytes, section);
+    const options = { contextSize, helpers: BPFHV_HELPERS, guarded: 'context' } as const;
+    const verdict = verify(program, { ...options, unbounded: budget ? 'budget' : 'refuse' });
     const { states, milliseconds: ms } = verdict;
-    if (!verdict.accepted) return refused(verdict.insn, verdict.reason, states, ms);
-    return { section, verdict: 'accepted', guards: verdict.guards, states, ms };
+    if (verdict.accepted) {
+      return { section, verdict: 'accepted', guards: verdict.guards, budget: verdict.budget, states, ms };
+    }
+    const again = budget ? verdict : verify(program, { ...options, unbounded: 'budget' });
+    const judgement = refused(verdict.insn, verdict.reason, states, ms);
+    return again.accepted ? { ...judgement, guards: again.guards, budget: true } : judgement;
   } catch (error) {
     if (error instanceof EbpfError) return refused(error.pc, error.message, 0, 0);
     throw error;
   }
 }
 
-function verdictLine({ section, verdict, guards, states, ms, reason }: Judgement): string {
+function verdictLine({ section, verdict, guards, budget, states, ms, reason }: Judgement): string {
   const effort = `${states} states, ${ms.toFixed(1)} ms`;
-  if (verdict === 'refused') return `${section}: refused (${effort}): ${reason}\n`;
   const kept = guards.length === 0 ? 'no guards' : `guards at ${guards.join(', ')}`;
-  return `${section}: accepted, ${kept} (${effort})\n`;
+  const needs = budget ? `${kept}, under a budget` : kept;
+  if (verdict === 'accepted') return `${section}: accepted, ${needs} (${effort})\n`;
+  const instead = budget ? ` A guest runs it with ${needs}: see --budget.` : '';
+  return `${section}: refused (${effort}): ${reason}${instead}\n`;
 }
 
 /** Says in a refusal what was refused. */

@@ -18,6 +18,11 @@ const BAD = assemble('mov r0, 0\nstxdw [r1+8], r10\nexit');
 const MALFORMED = new Uint8Array(8).fill(0xff);
 writeFileSync(join(directory, 'good'), GOOD);
 writeFileSync(
+  join(directory, 'counting'),
+  assemble('mov r0, 0\nldxw r2, [r1]\nl: add r0, 1\njlt r0, r2, l\nexit'),
+);
+writeFileSync(join(directory, 'waiting'), assemble('mov r0, 0\nl: ldxw r2, [r1]\njne r2, 0, l\nexit'));
+writeFileSync(
   join(directory, 'mixed.o'),
   writeObject([code('txp', GOOD), code('rxp', BAD), code('txc', MALFORMED)]),
 );
@@ -56,7 +61,7 @@ describe('polynic ebpf verify', () => {
     const [first, second, third] = JSON.parse(stdout) as Record<string, unknown>[];
     assert.deepEqual(
       { ...first, states: 0, ms: 0 },
-      { section: 'txp', verdict: 'accepted', guards: [2], states: 0, ms: 0 },
+      { section: 'txp', verdict: 'accepted', guards: [2], budget: false, states: 0, ms: 0 },
     );
     assert.deepEqual([second!.section, second!.verdict, second!.insn], ['rxp', 'refused', 1]);
     assert.match(String(second!.reason), /stores a pointer.*r10 = frame 0\+0/);
@@ -64,6 +69,31 @@ describe('polynic ebpf verify', () => {
     assert.match(String(third!.reason), /no opcode 0xff/);
     for (const entry of [first, second, third])
       assert.ok(Number(entry!.ms) >= 0 && Number(entry!.states) >= 0);
+  });
+
+  it('refuses what is not seen to end, and says that a guest runs it under a budget; --budget accepts it', async () => {
+    const strict = await verify('counting');
+    assert.equal(strict.status, 1);
+    assert.match(
+      strict.stdout,
+      /^counting: refused \(.*not seen to end.* A guest runs it with no guards, under a budget: see --budget\.\n$/,
+    );
+    const [refused] = JSON.parse((await verify('counting', '--json')).stdout) as Record<string, unknown>[];
+    assert.deepEqual([refused!.verdict, refused!.budget, refused!.insn], ['refused', true, 2]);
+    const allowed = await verify('counting', '--budget');
+    assert.equal(allowed.status, 0);
+    assert.match(allowed.stdout, /^counting: accepted, no guards, under a budget \(/);
+    const waiting = await verify('waiting', '--budget');
+    assert.equal(waiting.status, 1);
+    assert.match(waiting.stdout, /may never end/);
+    assert.doesNotMatch(waiting.stdout, /--budget/);
+  });
+
+  it('explains itself', async () => {
+    const { stdout, status } = await verify('--help');
+    assert.equal(status, 0);
+    for (const word of ['--budget', '--context-size', 'guard', 'Exit status'])
+      assert.ok(stdout.includes(word));
   });
 
   it('judges by the size of the context', async () => {
