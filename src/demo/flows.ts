@@ -23,10 +23,16 @@ export function tcpFlow(
   { guest, host }: Network,
   direction: Direction,
   forMs: number,
+  pace?: number,
 ): Promise<TcpResult> {
   const [from, to] = direction === 'guest_to_host' ? [guest, host] : [host, guest];
   const at = { ip: to.ip, port: TCP_PORTS[direction] };
-  return ends.flow(to, { op: 'tcpReceive', at }, from, { op: 'tcpSend', to: at, forMs });
+  return ends.flow(to, { op: 'tcpReceive', at }, from, {
+    op: 'tcpSend',
+    to: at,
+    forMs,
+    ...(pace === undefined ? {} : { pace }),
+  });
 }
 
 /** From the guest to the host. `pace`: datagrams a second; default: as many as get through. */
@@ -46,10 +52,17 @@ export function tcpRate([{ bytes, seconds }]: TcpResult): string {
   return gbits(bytes / seconds);
 }
 
-export function reportTcp(report: DemoReport, direction: Direction, result: TcpResult): void {
+/** `cameTwice`: segments in that direction, meanwhile. */
+export function reportTcp(
+  report: DemoReport,
+  direction: Direction,
+  result: TcpResult,
+  cameTwice: number,
+): void {
   const [{ bytes, seconds, corruptAt }, sent] = result;
   report.tcp_gbps[direction] = rounded((bytes * 8) / seconds / 1e9, 3);
   report.tcp_retransmissions[direction] = sent.retransmissions;
+  report.tcp_spurious[direction] = Math.min(sent.retransmissions, cameTwice);
   const title = TITLES[direction];
   if (corruptAt !== null) report.failures.push(`${title}: corrupt after ${corruptAt} bytes`);
   if (bytes !== sent.bytes) report.failures.push(`${title}: ${bytes} of ${sent.bytes} bytes arrived`);

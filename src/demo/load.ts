@@ -12,6 +12,8 @@ import type { Upgrades } from './upgrades.js';
 
 /** Datagrams a second. */
 const UDP_PACE = 60_000;
+/** Bytes a second each way. */
+const TCP_PACE = 25_000_000;
 
 /** Fills the flows' part of the report. Throws as `Run.phase` does. */
 export async function underLoad(
@@ -20,12 +22,13 @@ export async function underLoad(
   forMs: number,
 ): Promise<void> {
   const { report, display } = options;
-  const [out, back, datagrams] = ends as [TrafficEnds, TrafficEnds, TrafficEnds];
+  const [outward, homeward, datagrams] = ends as [TrafficEnds, TrafficEnds, TrafficEnds];
   for (const { shared } of ends) shared.reset();
   const received = ({ shared }: TrafficEnds) => shared.amounts[RECEIVED]!;
-  const bytes = meter(() => received(out) + received(back));
+  const bytes = meter(() => received(outward) + received(homeward));
   const packets = meter(() => received(datagrams));
   const dropped = network.dropped();
+  const repeated = { guest: network.repeated('guest'), host: network.repeated('host') };
   const failed = new AbortController();
   const { result } = await run.phase({
     title: 'upgrades under load',
@@ -36,8 +39,8 @@ export async function underLoad(
       try {
         const [results] = await Promise.all([
           Promise.all([
-            tcpFlow(out, network, 'guest_to_host', forMs),
-            tcpFlow(back, network, 'host_to_guest', forMs),
+            tcpFlow(outward, network, 'guest_to_host', forMs, TCP_PACE),
+            tcpFlow(homeward, network, 'host_to_guest', forMs, TCP_PACE),
             udpFlow(datagrams, network, forMs, UDP_PACE),
           ]),
           upgrades.run(run.pair, forMs, signal),
@@ -49,12 +52,17 @@ export async function underLoad(
     },
     words: () => `${upgrades.count} upgrades`,
   });
-  const [there, here, numbered] = result;
-  const again = (tcp: typeof there) => `${tcpRate(tcp)}, ${tcp[1].retransmissions} sent again`;
-  display.row(`  ${TITLES.guest_to_host}`, again(there));
-  display.row(`  ${TITLES.host_to_guest}`, again(here));
-  display.row(`  ${TITLES.udp}`, udpLosses(numbered));
-  reportTcp(report, 'guest_to_host', there);
-  reportTcp(report, 'host_to_guest', here);
+  const [there, back, numbered] = result;
+  reportTcp(report, 'guest_to_host', there, network.repeated('host') - repeated.host);
+  reportTcp(report, 'host_to_guest', back, network.repeated('guest') - repeated.guest);
   reportUdp(report, numbered, network.dropped() - dropped);
+  for (const [way, tcp] of [
+    ['guest_to_host', there],
+    ['host_to_guest', back],
+  ] as const) {
+    const spurious = report.tcp_spurious[way]!;
+    const again = `${tcp[1].retransmissions} sent again${spurious > 0 ? `, ${spurious} for nothing` : ''}`;
+    display.row(`  ${TITLES[way]}`, `${tcpRate(tcp)}, ${again}`);
+  }
+  display.row(`  ${TITLES.udp}`, udpLosses(numbered));
 }

@@ -13,6 +13,7 @@ import type { OwnedFd } from '../linux/fd.js';
 import { changeLink, type LinkInfo, linkInfo } from '../linux/link.js';
 import { monitorLink } from '../linux/link-monitor.js';
 import { createNetns } from '../linux/netns.js';
+import { tcpCounters } from '../linux/netstat.js';
 import { addAddress } from '../linux/route.js';
 import { silenceIpv6, writeSysctl } from '../linux/sysctl.js';
 import { openTap } from '../linux/tun.js';
@@ -71,6 +72,12 @@ export class Network {
       ({ interfaceName, netns }) => linkInfo(interfaceName, netns).stats,
     );
     return drops.reduce((sum, { rxDropped, txDropped }) => sum + rxDropped + txDropped, 0);
+  }
+
+  /** TCP segments that have come to a machine once more than they should: TCP there says so to the sender. */
+  repeated(name: Machine['name']): number {
+    const counters = tcpCounters(this[name].netns);
+    return (counters.get('TCPDSACKOldSent') ?? 0) + (counters.get('TCPDSACKOfoSent') ?? 0);
   }
 
   close(): void {

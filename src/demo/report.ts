@@ -16,8 +16,9 @@ export interface DemoReport {
   ping: PingResult | null;
   /** Gbit/s of payload. */
   tcp_gbps: Record<Direction, number | null>;
-  /** Segments that were sent again. */
+  /** Segments that were sent again, and those of them that had arrived all the same: the sender had waited too long for a word of it. */
   tcp_retransmissions: Record<Direction, number | null>;
+  tcp_spurious: Record<Direction, number | null>;
   udp: {
     sent: number;
     received: number;
@@ -55,6 +56,7 @@ export function emptyReport(device: string, spin: boolean): DemoReport {
     ping: null,
     tcp_gbps: { guest_to_host: null, host_to_guest: null },
     tcp_retransmissions: { guest_to_host: null, host_to_guest: null },
+    tcp_spurious: { guest_to_host: null, host_to_guest: null },
     udp: null,
     frames: { guest_to_host: null, host_to_guest: null },
     signals: {},

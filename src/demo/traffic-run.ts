@@ -78,6 +78,8 @@ async function ping({ run, network, options, ends }: Stage, forMs: number): Prom
 async function tcp({ run, network, options, ends }: Stage, way: Direction, forMs: number): Promise<void> {
   const [flow] = ends as [TrafficEnds];
   flow.shared.reset();
+  const receiver = way === 'guest_to_host' ? 'host' : 'guest';
+  const repeated = network.repeated(receiver);
   const live = meter(() => flow.shared.amounts[RECEIVED]!);
   const { result } = await run.phase({
     title: TITLES[way],
@@ -86,7 +88,7 @@ async function tcp({ run, network, options, ends }: Stage, way: Direction, forMs
     work: () => tcpFlow(flow, network, way, forMs),
     words: tcpRate,
   });
-  reportTcp(options.report, way, result);
+  reportTcp(options.report, way, result, network.repeated(receiver) - repeated);
 }
 
 async function udp({ run, network, options, ends }: Stage, forMs: number): Promise<void> {

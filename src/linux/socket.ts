@@ -30,6 +30,7 @@ const SO_RCVTIMEO = 20;
 const SO_SNDTIMEO = 21;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
+const SO_MAX_PACING_RATE = 47;
 const SO_MEMINFO = 55;
 const SOL_PACKET = 263;
 const PACKET_IGNORE_OUTGOING = 23;
@@ -157,11 +158,17 @@ export class Socket {
     return { limit: words[MEMINFO_RCVBUF]!, dropped: words[MEMINFO_DROPS]! };
   }
 
-  /** TCP: how often a segment was sent again since the connection was made. */
+  /** TCP: how many segments were sent again since the connection was made. */
   retransmissions(): number {
     const info = new DataView(new ArrayBuffer(TCP_INFO_BYTES));
     this.#get(IPPROTO_TCP, TCP_INFO, info, 'TCP_INFO');
     return info.getUint32(TOTAL_RETRANS, true);
+  }
+
+  /** TCP: the kernel sends no more than so many bytes a second, evenly, though there be more to send and room for it. */
+  setPace(bytesPerSecond: number): this {
+    this.#set(SOL_SOCKET, SO_MAX_PACING_RATE, new Uint32Array([bytesPerSecond]), 'SO_MAX_PACING_RATE');
+    return this;
   }
 
   close(): void {

@@ -15,7 +15,7 @@ export class CpuShare {
   readonly #pids: readonly number[];
   readonly #start: Reading;
 
-  /** Begins to measure; `pids` are ours besides this process. */
+  /** Begins to measure; `pids` are ours besides this process and its children that end meanwhile. */
   constructor(pids: readonly number[]) {
     this.#pids = [process.pid, ...pids];
     this.#start = this.#read();
@@ -51,7 +51,7 @@ export class CpuShare {
       const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
         .replace(/^.*\) /s, '')
         .split(' ');
-      own += Number(fields[11]) + Number(fields[12]); // utime, stime
+      for (const ticks of fields.slice(11, 15)) own += Number(ticks); // utime, stime, and those of children that have ended
     }
     return { busy, total: busy + idle + ioWait, own };
   }

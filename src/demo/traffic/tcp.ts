@@ -17,6 +17,8 @@ const PERIOD = 262_147;
 const PIECE = 256 * 1024;
 /** What may be on its way: less than a TAP's queue of 1000 frames holds, so that the kernel has nothing to drop. */
 const RECEIVE_BUFFER = 1 << 20;
+/** With a pace: so much to send next that a sender without a processor for a while does not look like one at its end, to TCP. */
+const SEND_BUFFER = 4 << 20;
 const SEED = 0x9e3779b9;
 /** Calls look at the stop word this often, and give up after so many looks without a byte. */
 const LOOK_MS = 200;
@@ -31,6 +33,8 @@ export interface TcpSendWork {
   readonly op: 'tcpSend';
   readonly to: Endpoint;
   readonly forMs: number;
+  /** Bytes a second at most; default: as many as get through. */
+  readonly pace?: number;
 }
 
 export interface TcpReceived {
@@ -72,8 +76,9 @@ export function tcpReceive({ at }: TcpReceiveWork, shared: Shared, ready: () => 
 }
 
 /** Connects, sends for so long, and waits until the receiver has read it all and closed. */
-export function tcpSend({ to, forMs }: TcpSendWork, shared: Shared): TcpSent {
+export function tcpSend({ to, forMs, pace }: TcpSendWork, shared: Shared): TcpSent {
   using socket = openTcp(to.ip).setTimeouts(LOOK_MS * STALLED_LOOKS);
+  if (pace !== undefined) socket.setPace(pace).setBuffers({ send: SEND_BUFFER });
   socket.connect(to).setTimeouts(LOOK_MS);
   const block = makeBlock();
   let bytes = 0;
