@@ -60,6 +60,11 @@ export function record(queue: usize, n: u32, room: u32): void {
   store<u64>(at, <u64>id | ((<u64>descriptors) << 16) | ((<u64>room) << 32));
 }
 
+/** The batch's n-th chain is refused after all. */
+export function withdraw(queue: usize, n: u32): void {
+  store<u32>(queue + L.VIRTQ_CHAINS + <usize>n * L.VIRTQ_CHAIN_SIZE, REFUSED, 4);
+}
+
 export const REFUSED: u32 = 0xffff_ffff;
 
 export function idOf(queue: usize, n: u32): u32 {

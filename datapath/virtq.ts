@@ -29,6 +29,7 @@ import {
   REFUSED,
   record,
   roomOf,
+  withdraw,
 } from './virtq-chain';
 import { acceptHeader, deliverHeader, logPayload } from './virtq-net';
 import { after, alone, begin, isPacked, publish, use, walk } from './virtq-ring';
@@ -115,20 +116,22 @@ export function virtq_rx_room(queue: usize, batch: usize, budget: u32): u32 {
       if (!merge || room + more == most || load<u32>(frame, L.FRAME_IOVS) > <u32>L.CTX_MAX_BUFS) break;
       outcome = NONE; // what it is when no more are waiting
     }
-    const taken = chains - first;
-    if (taken == 0 && outcome == BAD) {
-      record(queue, chains, REFUSED);
-      at = after(queue, at, chains++);
+    const empty = load<u32>(frame, L.FRAME_LENGTH) == 0; // then it has one chain at most, with room for a header only
+    if (outcome == BAD && empty) {
+      if (chains == first) record(queue, chains++, REFUSED);
+      else withdraw(queue, first);
+      at = after(queue, at, first);
       refuse(queue);
       continue;
     }
-    if (taken == 0 || outcome >= MISSING || (outcome == NONE && tooFew(queue, first, chains))) {
+    const none = outcome == NONE && (chains == first || tooFew(queue, first, chains, empty));
+    if (none || outcome >= MISSING) {
       chains = first;
       break;
     }
     endRoom(batch, frame, chains);
     at = behind;
-    if (taken > 1) break;
+    if (chains - first > 1) break;
   }
   store<u32>(queue, chains, L.QUEUE_SEEN);
   return load<u32>(batch, L.BATCH_COUNT);
@@ -171,7 +174,7 @@ export function virtq_rx_push(queue: usize, batch: usize, n: u32): bool {
  * All that is posted holds less than the largest frame. Whether to wait for more: there was more than twice as much before. (Drivers post again before
  * half of their buffers are gone, but not all of them fill the ring, so nothing is waited for that may never come.)
  */
-function tooFew(queue: usize, first: u32, chains: u32): bool {
+function tooFew(queue: usize, first: u32, chains: u32, empty: bool): bool {
   let posted = chains - first;
   if (isPacked(queue)) {
     posted = 0;
@@ -179,7 +182,7 @@ function tooFew(queue: usize, first: u32, chains: u32): bool {
   }
   const before = load<u32>(queue, L.VIRTQ_POSTED);
   store<u32>(queue, max(posted, before), L.VIRTQ_POSTED);
-  if (posted << 1 >= before) return false;
+  if (posted << 1 >= before && !empty) return false;
   if (first == 0) store<u32>(queue, posted, L.QUEUE_SHORT);
   return true;
 }

@@ -115,6 +115,11 @@ export class VirtioBed {
     this.reset();
   }
 
+  /** Guest memory behind rings and tables: the slots, and what lies between them. */
+  get payload(): Uint8Array {
+    return this.bytes.subarray(this.#slots[0]);
+  }
+
   get sides(): readonly VirtioSide[] {
     return [this.tx, this.rx];
   }

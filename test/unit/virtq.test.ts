@@ -288,6 +288,47 @@ for (const format of ['split', 'packed'] as const) {
       assert.equal(own.batch.room(0), 640);
     });
 
+    it('room for a header only is none: it waits for the next chain, or goes back with it when that is bad', () => {
+      const own = bedOf(features | F.MRG_RXBUF);
+      const { queue } = own.rx;
+      const header = { gpa: slot(own, 0), length: 12 };
+      const post = (piece: Piece) => {
+        const id = own.rx.driver.add([piece], true);
+        own.rx.driver.publish();
+        return id;
+      };
+      const ids = [post(header)];
+      assert.equal(room(own), 0);
+      assert.equal(own.ring.kicks(queue.address, true), false, 'nothing to do before there is more');
+      ids.push(post({ gpa: slot(own, 1), length: 2000 }));
+      assert.equal(own.ring.kicks(queue.address, false), true);
+      assert.equal(room(own), 1);
+      own.batch.setLength(0, 100);
+      push(own, 1);
+      assert.equal(hex(own, header.gpa, 12), '000000000000000000000200', 'two buffers');
+      assert.deepEqual(own.rx.driver.taken(), [
+        { id: ids[0], length: 12 },
+        { id: ids[1], length: 100 },
+      ]);
+      const bad = [
+        post(header),
+        post({ gpa: own.forbidden[0]!, length: 100 }),
+        post({ gpa: slot(own, 1), length: 2000 }),
+      ];
+      assert.equal(room(own), 1);
+      own.batch.setLength(0, 100);
+      push(own, 1);
+      assert.deepEqual(
+        own.rx.driver.taken().map(({ id, length }) => [id, length]),
+        [
+          [bad[0], 0],
+          [bad[1], 0],
+          [bad[2], 112],
+        ],
+      );
+      assert.equal(errorsOf(own, 'rx'), 2);
+    });
+
     it('indirect tables: nested, odd, empty, endless, elsewhere, too long, not agreed on', () => {
       bed.reset();
       const h = { gpa: slot(bed, 1), length: 12 };
