@@ -38,12 +38,14 @@ import {
   type PortKind,
   type PortWorker,
 } from './port.js';
+import { OUTLET_BYTES, Outlet, prepareOutlet } from './soften.js';
 
 const O_RDONLY_NOCTTY_NONBLOCK_CLOEXEC = 0o400 | 0o4000 | 0o2000000;
 
-/** State behind the counters: f64, how far the input has been read, so that another worker can go on there. */
+/** State behind the counters: f64, how far the input has been read, so that another worker can go on there; where large frames are cut. */
 const STATE_POSITION = L.PORT_SIZE;
-const STATE_SIZE = L.PORT_SIZE + 8;
+const OUTLET = L.PORT_SIZE + 64;
+const STATE_SIZE = OUTLET + OUTLET_BYTES;
 
 /** An Ethernet header; what is shorter is no frame. */
 const MIN_FRAME = 14;
@@ -59,10 +61,12 @@ class PcapPort implements Port {
   readonly #reader: CaptureReader;
   readonly #payload: PayloadReader;
   readonly #writer: PcapWriter | null;
+  readonly #outlet: Outlet;
   /** The reader has found a frame that was not handed out yet. */
   #held = false;
 
-  constructor({ fds, state }: PortDescriptor, { window, calls }: PortWorker) {
+  constructor({ fds, state }: PortDescriptor, worker: PortWorker) {
+    const { window, calls } = worker;
     const [input, output] = fds as [number, number];
     this.exhausted = input < 0;
     this.#window = window;
@@ -71,25 +75,41 @@ class PcapPort implements Port {
     this.#reader = new CaptureReader(input);
     this.#payload = new PayloadReader(input, window.doubles[(state + STATE_POSITION) / 8]!, window);
     this.#writer = output < 0 ? null : new PcapWriter(output, window);
+    this.#outlet = new Outlet(worker, state + OUTLET);
   }
 
   put(batch: Batch): number {
     const { count } = batch;
-    const sent = this.#writer === null ? 0 : this.#write(this.#writer, batch, count);
-    this.#add(L.PORT_SENT, sent);
-    if (sent < count) {
-      this.#add(L.PORT_DROPPED, count - sent);
-      if (this.#writer !== null) this.#add(L.PORT_ERRORS, 1);
-    }
+    if (this.#writer === null) this.#add(L.PORT_DROPPED, count);
+    else this.#write(this.#writer, batch, count);
     return count;
   }
 
-  /** A file has nobody behind it who would finish checksums. */
-  #write(writer: PcapWriter, batch: Batch, count: number): number {
-    this.#calls.checksums_finish(batch.address, count);
-    const sent = writer.capture(batch, count, UNDIRECTED);
-    this.#calls.checksums_restore(batch.address, count);
-    return sent;
+  /** A file has nobody behind it who would finish checksums, or cut: it gets what would be on the wire. */
+  #write(writer: PcapWriter, batch: Batch, count: number): void {
+    const { errors } = writer;
+    for (let first = 0; first < count; ) {
+      let end = first;
+      while (end < count && !batch.asksToBeCut(end)) end++;
+      this.#calls.checksums_finish(batch.address, end - first, first);
+      this.#append(writer, batch, end - first, first);
+      this.#calls.checksums_restore(batch.address, end - first, first);
+      if (end < count) this.#cut(writer, batch, end++);
+      first = end;
+    }
+    if (writer.errors !== errors) this.#add(L.PORT_ERRORS, 1);
+  }
+
+  #cut(writer: PcapWriter, batch: Batch, i: number): void {
+    const { pieces } = this.#outlet;
+    this.#add(this.#outlet.begin(batch, i) ? L.PORT_SOFTENED : L.PORT_DROPPED, 1);
+    while (this.#outlet.fill() > 0) this.#append(writer, pieces, pieces.count, 0);
+  }
+
+  #append(writer: PcapWriter, batch: Batch, n: number, first: number): void {
+    const sent = writer.capture(batch, n, UNDIRECTED, first);
+    this.#add(L.PORT_SENT, sent);
+    if (sent < n) this.#add(L.PORT_DROPPED, n - sent);
   }
 
   get(batch: Batch): number {
@@ -165,6 +185,7 @@ function open(options: ReadonlyMap<string, string>, { window, arena }: PortHost)
     const target = output === undefined ? null : createCapture(output, 'pcap', identity);
     if (target) files.push(target);
     const state = arena.allocate(STATE_SIZE);
+    prepareOutlet(window, state + OUTLET);
     // A file is one stream of frames.
     const fds = [source?.fd ?? -1, target?.fd ?? -1];
     const lanes = [{ kind: 'pcap', name: input ?? output!, state, fds, options: {} }];

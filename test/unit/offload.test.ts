@@ -113,6 +113,33 @@ test('who has agreed to nothing gets finished packets, and none that would have 
     assert.equal(undo(segments, offloads), 0);
 });
 
+test('what is asked for has to have been agreed on, each kind for itself', () => {
+  const { OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_UFO, OFFLOAD_USO, OFFLOAD_ALL } = L;
+  const bytes = new Uint8Array(1000);
+  const needed = new Map<number, number>([
+    [1, OFFLOAD_TSO4],
+    [0x81, OFFLOAD_TSO4],
+    [4, OFFLOAD_TSO6],
+    [0x84, OFFLOAD_TSO6],
+    [3, OFFLOAD_UFO],
+    [5, OFFLOAD_USO],
+  ]);
+  for (const type of [1, 2, 3, 4, 5, 6, 0x80, 0x81, 0x83, 0x84, 0x85]) {
+    for (const offload of [OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_UFO, OFFLOAD_USO]) {
+      frameOf(bytes, []);
+      setHeader(batch, 0, { flags: 1, type, hdrLen: 54, gsoSize: 500, start: 34, offset: 6 });
+      const agreed = needed.get(type) === offload;
+      assert.equal(
+        calls.offload_undo(batch.address, 0, OFFLOAD_CSUM | offload),
+        Number(agreed),
+        `${type} ${offload}`,
+      );
+    }
+    assert.equal(calls.offload_undo(batch.address, 0, OFFLOAD_ALL), Number(needed.has(type)));
+    assert.equal(calls.offload_undo(batch.address, 0, OFFLOAD_ALL & ~OFFLOAD_CSUM), 0);
+  }
+});
+
 test('captures have finished checksums; whoever else has the frame does not notice', t => {
   const path = join(folder(t), 'f');
   const handle = openPort(`pcap:out=${path}`, { window, arena });

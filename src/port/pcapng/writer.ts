@@ -65,15 +65,15 @@ export class PcapWriter {
   }
 
   /**
-   * Appends the first `n` frames of the batch, all with the present time; undirected ones with their own, if they came with one. Returns how many are in the file: fewer than `n` when the disk
+   * Appends `n` frames of the batch from `first` on, all with the present time; undirected ones with their own, if they came with one. Returns how many are in the file: fewer than `n` when the disk
    * is full or fails; the file then ends behind the last of them. `direction`: INBOUND, OUTBOUND or UNDIRECTED.
    */
-  capture(batch: Batch, n: number, direction: number): number {
+  capture(batch: Batch, n: number, direction: number, first = 0): number {
     if (n === 0) return 0;
     this.#clock.read();
     let done = 0;
     while (done < n && !this.#broken) {
-      const gathered = this.#gather(batch, done, n, direction);
+      const gathered = this.#gather(batch, first + done, first + n, direction);
       const written = this.#write(gathered);
       done += written;
       if (written < gathered) break;
@@ -82,8 +82,8 @@ export class PcapWriter {
     return done;
   }
 
-  /** Lines up as many frames from `first` on as one writev takes, at least one. */
-  #gather(batch: Batch, first: number, n: number, direction: number): number {
+  /** Lines up as many frames of [first, end) as one writev takes, at least one. */
+  #gather(batch: Batch, first: number, end: number, direction: number): number {
     const iovecs = this.#iovecs;
     const plainSize = direction === UNDIRECTED ? 0 : FLAGS_SIZE;
     const plainPad = direction === UNDIRECTED ? PAD : PAD_BEFORE_FLAGS;
@@ -91,7 +91,7 @@ export class PcapWriter {
     iovecs.clear();
     let frames = 0;
     let from = HEADER * 4; // where the slot before the frame is used from
-    for (let i = first; i < n && frames < MAX_FRAMES; i++) {
+    for (let i = first; i < end && frames < MAX_FRAMES; i++) {
       const buffers = Math.min(batch.iovs(i) - 1, MAX_BUFFERS);
       if (iovecs.room < buffers + 2) break;
       iovecs.add(this.#slotsAddress + frames * SLOT_SIZE + from, SLOT_SIZE - from);
