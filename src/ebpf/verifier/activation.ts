@@ -107,6 +107,10 @@ export class Activation {
   /** Adds a state to those of a place, unless they cover it; the two that are most alike become one when there are too many. */
   #add(states: State[], state: State): void {
     dropIdleLinks(state);
+    if (states.length === 0) {
+      states.push(state);
+      return;
+    }
     let added = state;
     for (;;) {
       this.#effort.comparison(added, states.length);

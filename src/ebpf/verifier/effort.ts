@@ -36,11 +36,16 @@ export class Effort {
     return this.length > MAX_LENGTH;
   }
 
+  /** What each instruction of a block costs on a state. */
+  weight(state: State): number {
+    return 1 + cells(state) / 64;
+  }
+
   /** @throws Refusal when it is too much */
-  instruction(insn: Insn, state: State): void {
+  instruction(insn: Insn, state: State, weight: number): void {
     this.visited++;
     this.length++;
-    this.#work += 1 + cells(state) / 64;
+    this.#work += weight;
     if (this.tooLong && this.#refusesLong) {
       const why = `the program is not seen to end: it may execute more than ${MAX_LENGTH} instructions`;
       throw new Refusal(insn, why, state);
@@ -65,7 +70,7 @@ export class Effort {
 
   /** A state compared with those that wait at the same place, and joined with one of them when they are many. */
   comparison(state: State, others: number): void {
-    this.#work += others * (1 / 2 + cells(state) / 64);
+    if (others > 0) this.#work += others * (1 / 2 + cells(state) / 64);
   }
 
   /** A round of a loop of so many blocks, most of which may have nothing to do. */

@@ -149,10 +149,11 @@ export class Explorer {
   #block(block: Block, from: number, state: State, functions: readonly FunctionGraph[], leave: Leave): void {
     const { insns, successors } = block;
     const step = { insn: insns[from]!, state, findings: this.findings };
+    const weight = this.effort.weight(state);
     for (let index = from; index < insns.length; index++) {
       const insn = insns[index]!;
       step.insn = insn;
-      this.effort.instruction(insn, state);
+      this.effort.instruction(insn, state, weight);
       if (isLocalCall(insn)) {
         for (const after of this.#call(step, functions)) {
           this.#block(block, index + 1, after, functions, leave);

@@ -4,7 +4,7 @@
  */
 import { CALL_OPCODE, CALLX_OPCODE, EXIT_OPCODE, GOTOL_OPCODE, JA_OPCODE } from '../forms.js';
 import { ALU, ATOMIC, CLASS, MODE, SRC } from '../isa.js';
-import { type Block, type FunctionGraph, isLocalCall } from '../jit/cfg.js';
+import { type FunctionGraph, isLocalCall } from '../jit/cfg.js';
 import type { Insn } from '../program.js';
 
 /** Sets of registers: bit n for rn. r10 is in none. */
@@ -16,11 +16,23 @@ const ALL = 0b11_1111_1111;
 /** @returns by block: the set */
 export function liveRegisters({ blocks, predecessors }: FunctionGraph): Int32Array {
   const live = new Int32Array(blocks.length);
+  const reads = new Int32Array(blocks.length);
+  const writes = new Int32Array(blocks.length);
+  for (let number = 0; number < blocks.length; number++) {
+    const { insns } = blocks[number]!;
+    for (let index = insns.length - 1; index >= 0; index--) {
+      const set = written(insns[index]!);
+      writes[number]! |= set;
+      reads[number] = (reads[number]! & ~set) | read(insns[index]!);
+    }
+  }
   const pending = blocks.map((_, number) => number); // from the last one on, which others depend on
   const waits = new Uint8Array(blocks.length).fill(1);
   for (let number = pending.pop(); number !== undefined; number = pending.pop()) {
     waits[number] = 0;
-    const before = liveBefore(blocks[number]!, live);
+    let after = 0;
+    for (const successor of blocks[number]!.successors) after |= live[successor]!;
+    const before = ((after & ~writes[number]!) | reads[number]!) & ALL;
     if (before === live[number]) continue;
     live[number] = before;
     for (const predecessor of predecessors[number]!) {
@@ -30,15 +42,6 @@ export function liveRegisters({ blocks, predecessors }: FunctionGraph): Int32Arr
     }
   }
   return live;
-}
-
-function liveBefore({ insns, successors }: Block, live: Int32Array): number {
-  let set = 0;
-  for (const successor of successors) set |= live[successor]!;
-  for (let index = insns.length - 1; index >= 0; index--) {
-    set = (set & ~written(insns[index]!)) | read(insns[index]!);
-  }
-  return set & ALL;
 }
 
 function read(insn: Insn): number {

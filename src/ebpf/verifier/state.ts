@@ -115,17 +115,18 @@ export function distance(a: State, b: State): number {
  * compilers compare at once or not at all.
  */
 export function dropIdleLinks(state: State): void {
-  let linked: number[] | null = null;
+  const { registers, frames } = state;
   let any = false;
-  state.change(value => {
-    if (value.kind !== 'number' || value.link === null) return null;
+  let linked: number[] | null = null;
+  const note = (value: Value) => {
+    if (value.kind !== 'number' || value.link === null) return;
     any = true;
-    if (value.link.plus === 0n) {
-      linked ??= [];
-      linked.push(value.link.id);
-    }
-    return null;
-  });
+    if (value.link.plus === 0n) (linked ??= []).push(value.link.id);
+  };
+  for (let register = 0; register < registers.length; register++) note(registers[register]!);
+  for (let depth = 0; depth < frames.length; depth++) {
+    for (const { value } of frames[depth]!.values()) note(value);
+  }
   if (!any) return;
   const ids: readonly number[] = linked ?? [];
   state.change(value => {

@@ -133,6 +133,7 @@ const ROUNDS = 3;
 /** Lets each description sharpen the others. Null when no number fits all of them. */
 export function reduce(wide: Bounds, half: Bounds, known: Tnum): Num | null {
   if (wide.uhi < HALF_32) return reduceSmall(wide, half, known);
+  if (known.mask === ALL_64 && isFull(half, FULL[32]) && isFull(wide, FULL[64])) return ANY;
   let { ulo, uhi, slo, shi } = wide;
   let low = half;
   let bits = known;
@@ -172,7 +173,7 @@ export function reduce(wide: Bounds, half: Bounds, known: Tnum): Num | null {
   }
   if (bits.mask === 0n) return bits.value < ulo || bits.value > uhi ? null : constant(bits.value);
   // One object for what loads give, so that what is computed from it can be remembered.
-  if (bits.value === 0n && ulo === 0n && bits.mask === uhi && isFull(low)) {
+  if (bits.value === 0n && ulo === 0n && bits.mask === uhi && isFull(low, FULL[32])) {
     if (uhi === ALL_32) return LOADED.get(4)!;
     if (uhi === ALL_64 && slo === FULL[64].slo && shi === FULL[64].shi) return ANY;
   }
@@ -204,8 +205,7 @@ function reduceSmall(wide: Bounds, half: Bounds, known: Tnum): Num | null {
   return new Num(bounds, bounds, { value: BigInt(value), mask: BigInt(mask) });
 }
 
-function isFull({ ulo, uhi, slo, shi }: Bounds): boolean {
-  const full = FULL[32];
+function isFull({ ulo, uhi, slo, shi }: Bounds, full: Bounds): boolean {
   return ulo === full.ulo && uhi === full.uhi && slo === full.slo && shi === full.shi;
 }
 
