@@ -17,7 +17,7 @@ import { openMappings } from '../../src/linux/mmap.js';
 import { socketPair } from '../../src/linux/unix-socket.js';
 import type { NicControl } from '../../src/nic/control.js';
 import { Nic } from '../../src/nic/nic.js';
-import { type FlowCounters, readFlow } from '../../src/port/flow.js';
+import { type FlowCounters, portFlow } from '../../src/port/flow.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { openPort } from '../../src/port/registry.js';
 import { deviceType } from '../../src/ring/registry.js';
@@ -28,6 +28,17 @@ export interface GuestOptions {
   readonly bufs?: number;
   readonly queuePairs?: number;
   readonly spin?: boolean;
+  /** Of the netdev, at most. */
+  readonly lanes?: number;
+  readonly workers?: number;
+}
+
+export interface BackendOptions {
+  readonly device?: string;
+  readonly spin?: boolean;
+  /** Of the port, at most. */
+  readonly lanes?: number;
+  readonly workers?: number;
 }
 
 /** A NIC and what is behind it. */
@@ -40,14 +51,17 @@ export class Backend {
     this.port = port;
   }
 
-  static async start(spec: string, { device = 'sring', spin = false } = {}): Promise<Backend> {
-    const port = openPort(spec, { window, arena });
-    const nic = await Nic.start({ window, arena, device: deviceType(device)!, port, spin });
+  static async start(
+    spec: string,
+    { device = 'sring', lanes = 1, ...options }: BackendOptions = {},
+  ): Promise<Backend> {
+    const port = openPort(spec, { window, arena }, lanes);
+    const nic = await Nic.start({ window, arena, device: deviceType(device)!, port, ...options });
     return new Backend(nic, port);
   }
 
   get flow(): FlowCounters {
-    return readFlow(window, this.port.lanes[0]!.state);
+    return portFlow(window, this.port)!;
   }
 
   async close(): Promise<void> {
@@ -86,7 +100,8 @@ export class Guest {
     netdev: spec,
     bufs = 64,
     queuePairs = 1,
-    spin = false,
+    lanes = 1,
+    ...options
   }: GuestOptions): Promise<Guest> {
     const log: string[] = [];
     const carrier: boolean[] = [];
@@ -94,16 +109,19 @@ export class Guest {
       if (carrier.at(-1) !== up) carrier.push(up);
     };
     const note = (level: string, message: string) => log.push(`${level}: ${message}`);
-    const netdev = { ...openPort(spec, { window, arena }), setCarrier };
+    const netdev = { ...openPort(spec, { window, arena }, lanes), setCarrier };
     const ram = new GuestRam(window, 8 << 20);
     const mac = Uint8Array.of(2, 0, 0, 0, 0, 1);
     const device = new ProxyDevice({ ram, queuePairs, bufs, mac, log: note });
-    const driver = await BpfhvDriver.start({ window, arena, transport: device, netdev, spin, log: note });
+    const driver = await BpfhvDriver.start({
+      ...{ window, arena, transport: device, netdev, log: note },
+      ...options,
+    });
     return new Guest({ netdev, ram, device, driver, log, carrier });
   }
 
   get flow(): FlowCounters {
-    return readFlow(window, this.netdev.lanes[0]!.state);
+    return portFlow(window, this.netdev)!;
   }
 
   /** Sums over the driver's queues of one direction. */
@@ -153,7 +171,7 @@ export function guestTest(
   name: string,
   body: (make: {
     guest(options: GuestOptions): Promise<Guest>;
-    backend(spec: string, options?: { device?: string; spin?: boolean }): Promise<Backend>;
+    backend(spec: string, options?: BackendOptions): Promise<Backend>;
   }) => Promise<void>,
 ): void {
   test(name, { timeout: 120_000 }, async () => {
