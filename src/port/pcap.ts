@@ -7,7 +7,7 @@
  * Timestamps of the input are not followed; a ring that carries them gets them as they are recorded, and of frames that came with stamp
  * and mark (batch.metadata) the file has both: the stamp as the packet's time, the mark in its comment. Frames that a capture cut short are handed out as short as they are. Without `in` no frame
  * ever comes, without `out` all are dropped, and counted so; likewise when the disk is full. Where `in` is damaged it ends, with one error.
- * Both must be regular files.
+ * Both must be regular files. What asks for its checksum or to be cut is in the file as it would be on the wire (soften.ts).
  */
 import { fstatSync } from 'node:fs';
 import * as L from '../../datapath/layout.js';

@@ -21,7 +21,7 @@ const SIZES = [
   L.MAX_BATCH * L.VNET_HEADER_STRIDE,
   L.SPILL_SIZE,
 ];
-export const BATCH_BYTES = SIZES.reduce((sum, size) => sum + size);
+export const BATCH_BYTES = Math.ceil(SIZES.reduce((sum, size) => sum + size) / 64) * 64;
 
 export class Batch {
   /** Window address of the structure. */
