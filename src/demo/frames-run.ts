@@ -47,6 +47,7 @@ async function oneWay(
   const first = arrived(now, direction);
   const live = meter(() => arrived(now, direction) - first);
   const forMs = (seconds / 2) * 1000;
+  const changed = upgrades?.count ?? 0;
   const { result } = await run.phase({
     title,
     key: direction,
@@ -61,7 +62,8 @@ async function oneWay(
       await Promise.all([looking(), upgrades?.run(run.pair, forMs, run.signal)]);
       return { received: arrived(now, direction) - first, took: (performance.now() - start) / 1000 };
     },
-    words: () => `${outOfOrder(now, direction)} out of order`,
+    words: () =>
+      `${outOfOrder(now, direction)} out of order${upgrades ? `, ${upgrades.count - changed} upgrades` : ''}`,
   });
   const { received, took } = result;
   const out = outOfOrder(now, direction);

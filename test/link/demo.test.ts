@@ -59,12 +59,22 @@ test('an upgrade every second, under load: nothing lost, nothing sent again', as
   await upgradeEverySecond(t, 6);
 });
 
+const UPGRADES = ['--json', '--seconds', '3', '--upgrade-every', '0.3'];
+
 test('as nobody in particular: upgrades under real traffic or numbered frames', async t => {
   if (isRoot && !nobodyCanRun()) return t.skip('setpriv is not there, or others may not read these files');
-  const options = ['--json', '--seconds', '4', '--upgrade-every', '0.5'];
-  const report = await checkReport(demo(t, isRoot ? NOBODY : [], options));
+  const report = await checkReport(demo(t, isRoot ? NOBODY : [], UPGRADES));
   checkUpgrades(report, 4);
   if (report.link === 'ports') checkFrames(report);
+});
+
+test('where there are no TAPs: upgrades under numbered frames', async t => {
+  const prefix = ['unshare', '--mount', 'sh', '-ec', 'mount -t tmpfs none /dev/net && exec "$@"', 'sh'];
+  const { status, stderr } = spawnSync(prefix[0]!, [...prefix.slice(1), 'true'], { encoding: 'utf8' });
+  if (status !== 0) return t.skip(`this machine does not let us hide /dev/net: ${stderr}`);
+  const report = await checkReport(demo(t, prefix, UPGRADES));
+  checkUpgrades(report, 4);
+  checkFrames(report);
 });
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
