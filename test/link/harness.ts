@@ -38,6 +38,8 @@ export interface LinkOptions {
   readonly guest?: readonly string[];
   /** Who listens on the socket; default: the guest. `test`: there is no guest, the test plays its part. */
   readonly listener?: 'guest' | 'serve' | 'test';
+  /** Makes the ends ready before anything runs. */
+  readonly before?: (ends: Pick<Link, 'guestEnd' | 'hostEnd'>) => void;
 }
 
 export class Link {
@@ -64,6 +66,7 @@ export class Link {
   static async open(options: LinkOptions = {}): Promise<Link> {
     const link = new Link(options);
     try {
+      options.before?.(link);
       if (options.listener !== 'test') link.spawnGuest();
       link.spawnServe();
       await link.serveReady();
