@@ -59,6 +59,17 @@ export {
   sring_gso_tx_complete,
   sring_gso_tx_pop,
 } from './sring-gso';
+export {
+  vdrv_arm,
+  vdrv_reclaim,
+  vdrv_reset,
+  vdrv_rx_poll,
+  vdrv_rx_refill,
+  vdrv_rx_release,
+  vdrv_tx_complete,
+  vdrv_tx_publish,
+  vdrv_tx_room,
+} from './vdrv';
 export { virtq_rx_push, virtq_rx_room, virtq_tx_complete, virtq_tx_pop } from './virtq';
 export {
   virtq_base_get,

@@ -112,27 +112,27 @@ export const FAULT_PROGRAM = 3; // guest side: a program returned an error or br
 // --- Virtqueue, device side (datapath/virtq.ts): a queue whose ring is three areas of guest memory. QUEUE_RING is the descriptor area. A position,
 // such as QUEUE_CONS, is a free-running 16-bit index (split), or an index plus the size of the ring while the wrap counter is 0 (packed).
 // QUEUE_SEEN and FRAME_END count chains of the batch, the refused ones included.
-export const VIRTQ_DRIVER = 128; // u32 window address of the driver area: available ring | driver's event
-export const VIRTQ_DEVICE = 132; // u32 … of the device area: used ring | device's event
-export const VIRTQ_FLAGS = 136; // u32 VIRTQ_*: what was negotiated
-export const VIRTQ_HEADER = 140; // u32 bytes of the virtio-net header in guest memory, 10 or 12
-export const VIRTQ_FRESH = 144; // u32 1: nothing was completed since the start, the first completion interrupts in any case
-export const VIRTQ_POSTED = 148; // u32 so many were posted at once already, as far as we have looked
-export const VIRTQ_MISS_LENGTH = 152; // u32 bytes of what stopped the queue; 0: nothing
-export const VIRTQ_MISS_KIND = 156; // u32 MISS_*
-export const VIRTQ_MISS = 160; // u64 its address
-export const VIRTQ_LOG = 168; // u32 window address of the dirty bitmap, 0 = nothing is logged
-export const VIRTQ_LOG_SIZE = 172; // u32 bytes
-export const VIRTQ_LOG_REGIONS = 176; // u32 region table by which process addresses become guest physical ones
-export const VIRTQ_LOG_RING = 184; // u64 guest physical address of the ring that we write: used | descriptor; LOG_NOWHERE = not logged
-export const VIRTQ_LOG_EVENT = 192; // u64 … of the device's event, packed only
-export const VIRTQ_CHAINS = 256; // chains of the batch: u16 id, u16 descriptors, u32 room
+export const VIRTQ_DRIVER = 192; // u32 window address of the driver area: available ring | driver's event
+export const VIRTQ_DEVICE = 196; // u32 … of the device area: used ring | device's event
+export const VIRTQ_FLAGS = 200; // u32 VIRTQ_*: what was negotiated
+export const VIRTQ_HEADER = 204; // u32 bytes of the virtio-net header in guest memory, 10 or 12
+export const VIRTQ_FRESH = 208; // u32 1: nothing was completed since the start, the first completion interrupts in any case
+export const VIRTQ_POSTED = 212; // u32 so many were posted at once already, as far as we have looked
+export const VIRTQ_MISS_LENGTH = 216; // u32 bytes of what stopped the queue; 0: nothing
+export const VIRTQ_MISS_KIND = 220; // u32 MISS_*
+export const VIRTQ_MISS = 224; // u64 its address
+export const VIRTQ_LOG = 232; // u32 window address of the dirty bitmap, 0 = nothing is logged
+export const VIRTQ_LOG_SIZE = 236; // u32 bytes
+export const VIRTQ_LOG_REGIONS = 240; // u32 region table by which process addresses become guest physical ones
+export const VIRTQ_LOG_RING = 248; // u64 guest physical address of the ring that we write: used | descriptor; LOG_NOWHERE = not logged
+export const VIRTQ_LOG_EVENT = 256; // u64 … of the device's event, packed only
+export const VIRTQ_CHAINS = 320; // chains of the batch: u16 id, u16 descriptors, u32 room
 export const VIRTQ_CHAIN_SIZE = 8;
 export const VIRTQ_MAX_CHAINS = 512;
-export const VIRTQ_PIECES = 4352; // a slot for each frame: where its header goes, in pieces: u64 address, u32 window address, u32 length
+export const VIRTQ_PIECES = 4416; // a slot for each frame: where its header goes, in pieces: u64 address, u32 window address, u32 length
 export const VIRTQ_PIECE_SIZE = 16;
 export const VIRTQ_SLOT_SIZE = 192; // 12 pieces: the header torn into bytes
-export const VIRTQ_SIZE = 28928;
+export const VIRTQ_SIZE = 28992;
 export const VIRTQ_MAX_DESCRIPTORS = 1024; // of one chain, those of an indirect table included
 export const LOG_NOWHERE = 4503599627370496; // beyond any bitmap
 
@@ -184,6 +184,23 @@ export const DRIVER_SIZE = 192;
 export const STAGING_SLOT = 2048; // bytes of a frame's place in the staging area
 export const STAGING_SIZE = STAGING_SLOT * MAX_BATCH;
 export const SEAL_GROWTH = 28; // bytes by which a frame grows when it is sealed (docs/sealing.md)
+
+// --- Virtqueue, driver side (datapath/vdrv.ts): the fields above but for context, programs and staging; DRIVER_NUM is the number of buffers, at most
+// VDRV_RING. Buffer i has VDRV_HEADROOM bytes, the header at their end, and DRIVER_ROOM bytes of payload.
+export const VDRV_DESCRIPTOR = 256; // u32 window address of the descriptor area
+export const VDRV_DRIVER = 260; // u32 … of the driver area
+export const VDRV_DEVICE = 264; // u32 … of the device area
+export const VDRV_RING = 268; // u32 descriptors of the ring
+export const VDRV_FLAGS = 272; // u32 VIRTQ_*: what was negotiated
+export const VDRV_HEADER = 276; // u32 bytes of the virtio-net header, 10 or 12
+export const VDRV_AVAIL = 280; // u32 position of the next descriptor or chain to make available
+export const VDRV_USED = 284; // u32 … of the next that comes back
+export const VDRV_LINKS = 288; // u32 address of a chain link for each buffer: u16 next buffer, u16 descriptors of the chain that it begins
+export const VDRV_TABLES = 292; // u32 window address of an indirect table for each buffer, 0 = chains are direct
+export const VDRV_TABLES_GPA = 296; // u64
+export const VDRV_TABLE_STRIDE = 304; // u32 bytes from one to the next
+export const VDRV_SIZE = 320;
+export const VDRV_HEADROOM = 16;
 
 export const OWNER_FREE = 0;
 export const OWNER_DRIVER = 1; // in a batch

@@ -18,7 +18,7 @@ import { addTable } from './virtq-table';
 
 const META = 8; // u64: length, id, flags
 const KIND: u32 = L.VDESC_NEXT | L.VDESC_WRITE | L.VDESC_INDIRECT;
-const OWNER: u32 = L.VDESC_AVAIL | L.VDESC_USED;
+export const OWNER: u32 = L.VDESC_AVAIL | L.VDESC_USED;
 
 /** What the first slot of those that are given back will hold: written by `packedPublish`. */
 let firstUsed: u64 = 0;
@@ -44,9 +44,12 @@ export function packedReaches(queue: usize, beyond: u32): bool {
 
 /** The position so many descriptors, at most as many as the ring has, behind that one. */
 export function packedAfter(queue: usize, at: u32, count: u32): u32 {
-  const lap = load<u32>(queue, L.QUEUE_NUM) << 1;
+  return positionAfter(at, count, load<u32>(queue, L.QUEUE_NUM));
+}
+
+export function positionAfter(at: u32, count: u32, num: u32): u32 {
   const next = at + count;
-  return next >= lap ? next - lap : next;
+  return next >= num << 1 ? next - (num << 1) : next;
 }
 
 /** Adds the chain at a position as a frame, `end` behind it, if there is one, and a usual one. Returns its bytes of payload, or 0. */
@@ -141,12 +144,13 @@ export function positionOf(offWrap: u32, num: u32): u32 {
   return (offWrap & 0x8000) != 0 ? index : index + num;
 }
 
-function distance(from: u32, to: u32, num: u32): u32 {
+/** Steps from one position to another. */
+export function distance(from: u32, to: u32, num: u32): u32 {
   return to >= from ? to - from : to + (num << 1) - from;
 }
 
 /** AVAIL and USED of a descriptor that was made available at this position. */
-function available(at: u32, num: u32): u32 {
+export function available(at: u32, num: u32): u32 {
   return at < num ? L.VDESC_AVAIL : L.VDESC_USED;
 }
 

@@ -74,6 +74,15 @@ export interface DatapathExports {
   virtq_kicks(queue: number, on: boolean): number;
   virtq_base_get(queue: number): number;
   virtq_base_set(queue: number, base: number): number;
+  vdrv_reset(driver: number, buffers: number): void;
+  vdrv_tx_room(driver: number, batch: number, want: number): number;
+  vdrv_tx_publish(driver: number, batch: number, n: number): number;
+  vdrv_tx_complete(driver: number, budget: number): number;
+  vdrv_rx_refill(driver: number): number;
+  vdrv_rx_poll(driver: number, batch: number, budget: number): number;
+  vdrv_rx_release(driver: number, batch: number): void;
+  vdrv_arm(driver: number, minimum: number): number;
+  vdrv_reclaim(driver: number, buffers: number): number;
   dirty_mark(queue: number, gpa: bigint, length: bigint): void;
 
   offload_undo(batch: number, index: number, offloads: number): number;

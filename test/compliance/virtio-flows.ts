@@ -21,7 +21,7 @@ export function contentOf(n: number, longest: number): Buffer {
   return bytes;
 }
 
-function headerOf(n: number, length: number, offloads: boolean): typeof none {
+export function headerOf(n: number, length: number, offloads: boolean): typeof none {
   if (!offloads || length < 60 || n % 3 === 0) return none;
   const sum = { ...none, flags: 1, start: 34, offset: 16 };
   return n % 3 === 1 ? sum : { ...sum, type: 1, hdrLen: 54, gsoSize: 1 + (n % 1448) };

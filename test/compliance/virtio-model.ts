@@ -1,6 +1,6 @@
 /**
- * Virtqueues as the standard describes them, written down once more without regard to speed: a driver over a
- * DataView of guest memory. What the datapath's device does is compared with it; nothing here is shared with datapath/.
+ * Virtqueues as the standard describes them, written down once more without regard to speed: a driver and a device over a
+ * DataView of guest memory. What the datapath does is compared with them; nothing here is shared with datapath/.
  *
  * ```
  *   ModelDriver   add(pieces) … publish() ──► ring ──►  device under test     taken() ◄── what came back
@@ -354,5 +354,141 @@ export class PackedDriver extends ModelDriver {
   #isUsed(): boolean {
     if (this.out.length === 0) return false;
     return (this.u16(this.at.descriptor + 16 * this.#used.index + 14) & BOTH) === this.#used.used;
+  }
+}
+
+/** A chain as a device finds it. */
+export interface Chain {
+  readonly id: number;
+  readonly pieces: readonly (Piece & { readonly writable: boolean })[];
+}
+
+/** The device's side: chains may be used in any order. */
+export abstract class ModelDevice extends Model {
+  /** The next chain that was made available, null when there is none. */
+  abstract next(): Chain | null;
+  /** Gives a chain back; the driver sees it after `publish`. */
+  abstract use(id: number, length: number): void;
+  /** True: the driver wants an interrupt. */
+  abstract publish(): boolean;
+  /** Asks for kicks from the next chain on, or for none. True: there is one already. */
+  abstract arm(on: boolean): boolean;
+
+  protected read(at: number): { piece: Piece; third: number; fourth: number } {
+    const piece = { gpa: this.view.getBigUint64(at, true), length: this.view.getUint32(at + 8, true) };
+    return { piece, third: this.u16(at + 12), fourth: this.u16(at + 14) };
+  }
+}
+
+export class SplitDevice extends ModelDevice {
+  #avail = 0;
+  #used = 0;
+  #shown = 0;
+
+  next(): Chain | null {
+    if (this.u16(this.at.driver + 2) === this.#avail) return null;
+    const id = this.u16(this.at.driver + 4 + 2 * (this.#avail % this.num));
+    this.#avail = (this.#avail + 1) & 0xffff;
+    const pieces: Chain['pieces'][number][] = [];
+    let table = this.at.descriptor;
+    for (let index = id; ; ) {
+      const { piece, third: flags, fourth: next } = this.read(table + 16 * index);
+      if ((flags & INDIRECT) !== 0) {
+        assert.equal(flags, INDIRECT, 'no other flag goes with INDIRECT');
+        assert.equal(table, this.at.descriptor, 'a table in a table');
+        table = this.offsetOf(piece.gpa);
+        index = 0;
+        continue;
+      }
+      pieces.push({ ...piece, writable: (flags & WRITE) !== 0 });
+      assert.ok(pieces.length <= 65, 'a chain without end');
+      if ((flags & NEXT) === 0) return { id, pieces };
+      index = next;
+    }
+  }
+
+  use(id: number, length: number): void {
+    const entry = this.at.device + 4 + 8 * (this.#used % this.num);
+    this.view.setUint32(entry, id, true);
+    this.view.setUint32(entry + 4, length, true);
+    this.#used = (this.#used + 1) & 0xffff;
+  }
+
+  publish(): boolean {
+    const old = this.#shown;
+    this.#shown = this.#used;
+    this.setU16(this.at.device + 2, this.#used);
+    this.options.between?.();
+    if (old === this.#used) return false;
+    if (!this.options.eventIdx) return (this.u16(this.at.driver) & 1) === 0;
+    return passes(this.u16(this.at.driver + 4 + 2 * this.num), old, this.#used, 0x10000);
+  }
+
+  arm(on: boolean): boolean {
+    if (!this.options.eventIdx) this.setU16(this.at.device, on ? 0 : 1);
+    else this.setU16(this.at.device + 4 + 8 * this.num, on ? this.#avail : this.#avail - 1);
+    this.options.between?.();
+    return this.u16(this.at.driver + 2) !== this.#avail;
+  }
+}
+
+export class PackedDevice extends ModelDevice {
+  readonly #avail = new Cursor(this.num, { index: 0, wrap: true });
+  readonly #used = new Cursor(this.num, { index: 0, wrap: true });
+  #shown = this.#used.clone();
+  readonly #counts = new Map<number, number>();
+
+  next(): Chain | null {
+    if (!this.#isAvailable()) return null;
+    const pieces: Chain['pieces'][number][] = [];
+    for (let count = 1; ; count++) {
+      const { piece, third: id, fourth: flags } = this.read(this.at.descriptor + 16 * this.#avail.index);
+      assert.equal(flags & BOTH, this.#avail.available, 'all descriptors of a chain are available');
+      if ((flags & INDIRECT) === 0) pieces.push({ ...piece, writable: (flags & WRITE) !== 0 });
+      else {
+        assert.equal(flags & ~BOTH, INDIRECT, 'no other flag goes with INDIRECT');
+        for (let i = 0; i < piece.length / 16; i++) {
+          const entry = this.read(this.offsetOf(piece.gpa) + 16 * i);
+          assert.equal(entry.fourth & ~WRITE, 0, 'no flag but WRITE in a table');
+          pieces.push({ ...entry.piece, writable: (entry.fourth & WRITE) !== 0 });
+        }
+      }
+      this.#avail.advance(1);
+      if ((flags & NEXT) !== 0) continue;
+      assert.ok(!this.#counts.has(id), `id ${id} is in use`);
+      this.#counts.set(id, count);
+      return { id, pieces };
+    }
+  }
+
+  use(id: number, length: number): void {
+    const at = this.at.descriptor + 16 * this.#used.index;
+    this.view.setUint32(at + 8, length, true);
+    this.setU16(at + 12, id);
+    this.setU16(at + 14, this.#used.used);
+    this.#used.advance(this.#counts.get(id)!);
+    this.#counts.delete(id);
+  }
+
+  publish(): boolean {
+    const old = this.#shown;
+    this.#shown = this.#used.clone();
+    this.options.between?.();
+    if (old.offWrap === this.#used.offWrap) return false;
+    const [offWrap, flags] = [this.u16(this.at.driver), this.u16(this.at.driver + 2)];
+    if (flags !== 2) return flags === 0;
+    assert.ok(this.options.eventIdx, 'an event that was not agreed on');
+    return cursorPasses(offWrap, old, this.#used);
+  }
+
+  arm(on: boolean): boolean {
+    this.setU16(this.at.device, this.#avail.offWrap);
+    this.setU16(this.at.device + 2, on ? (this.options.eventIdx ? 2 : 0) : 1);
+    this.options.between?.();
+    return this.#isAvailable();
+  }
+
+  #isAvailable(): boolean {
+    return (this.u16(this.at.descriptor + 16 * this.#avail.index + 14) & BOTH) === this.#avail.available;
   }
 }
