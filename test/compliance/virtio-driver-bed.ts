@@ -5,6 +5,7 @@
  *   VirtqDriver (vdrv.ts) ──► areas, buffers in a memfd ◄── region table ── Virtq (virtq.ts)     DatapathEnd
  *                                                       ◄── DataView ────── ModelDevice          ModelEnd
  * ```
+ * In front of either queue's memory is a canary, which is in no region: neither driver nor device may touch it.
  */
 import assert from 'node:assert/strict';
 import * as L from '../../datapath/layout.js';
@@ -94,13 +95,17 @@ export class VdrvBed {
     this.#canaries = [first, between];
     window.bytes.fill(CANARY, first, first + 64);
     this.memory = new DataView(window.bytes.buffer, first, size);
-    const whole = {
-      guestPhysicalAddress: this.ram.guestPhysicalAddress,
-      size: BigInt(size),
-      mmapOffset: 0n,
+    const start = this.ram.guestPhysicalAddress;
+    const region = (from: number, to: number) => ({
+      guestPhysicalAddress: start + BigInt(from - first),
+      size: BigInt(to - from),
+      mmapOffset: BigInt(from - first),
       fd: this.ram.fd,
-    };
-    this.table = new GuestMemory(window, arena).build([whole]);
+    });
+    this.table = new GuestMemory(window, arena).build([
+      region(first + 64, between),
+      region(between + 64, first + size),
+    ]);
     for (const { driver, queue } of this.sides) queue.place(driver.areas, this.table);
     this.reset();
   }
