@@ -37,6 +37,9 @@ export interface ProxyDeviceOptions {
 }
 
 const DOORBELL_SIZE = 8;
+const ENABLED = STATUS.RX_ENABLED | STATUS.TX_ENABLED;
+const ENABLES = CTRL.RX_ENABLE | CTRL.TX_ENABLE;
+const DISABLES = CTRL.RX_DISABLE | CTRL.TX_DISABLE;
 
 export class ProxyDevice implements BpfhvTransport {
   readonly ram: GuestRam;
@@ -51,6 +54,8 @@ export class ProxyDevice implements BpfhvTransport {
   #contract: Offer | null = null;
   /** Announced; shown, but not in force. */
   #next: Offer | null = null;
+  /** The backend told of a next contract while it ran: it is one that can be sent requests ahead. */
+  #readsOn = false;
   /** An upgrade was signalled, but nothing told: what the registers show is the old contract still. */
   #stale = false;
   #generation = 0;
@@ -108,6 +113,7 @@ export class ProxyDevice implements BpfhvTransport {
       this.#contexts.fill(0n);
       this.#next = null;
       this.#stale = false;
+      this.#readsOn = false;
       this.#show();
       this.#log('info', 'backend connected');
       useful = true;
@@ -253,6 +259,7 @@ export class ProxyDevice implements BpfhvTransport {
     if (!frontend) return;
     try {
       this.#next = await askOffer(frontend, this.#parameters, { accept: false });
+      this.#readsOn = true;
     } catch (error) {
       this.#next = null;
       if (error instanceof ProxyError) {
@@ -289,7 +296,7 @@ export class ProxyDevice implements BpfhvTransport {
 
   /** The driver is ready for the contract that was announced. */
   async #ready(): Promise<void> {
-    if ((this.#status & (STATUS.RX_ENABLED | STATUS.TX_ENABLED)) !== 0) return this.#decline();
+    if ((this.#status & ENABLED) !== 0) return this.#decline();
     if ((this.#status & STATUS.UPGRADE) === 0) return;
     this.#status &= ~STATUS.UPGRADE;
     if (this.#next) {
@@ -300,6 +307,13 @@ export class ProxyDevice implements BpfhvTransport {
   }
 
   async #control(value: number): Promise<void> {
+    if (this.#readsOn && (value & DISABLES) === DISABLES && (this.#status & ENABLED) === ENABLED) {
+      await this.#ask(frontend => frontend.both('disable'));
+      this.#status &= ~ENABLED;
+    }
+    if (this.#readsOn && (value & ENABLES) === ENABLES && (this.#status & ENABLED) === 0) {
+      if (await this.#ask(frontend => frontend.both('enable'))) this.#status |= ENABLED;
+    }
     if (value & CTRL.RX_DISABLE) await this.#switch('rxDisable', STATUS.RX_ENABLED, false);
     if (value & CTRL.TX_DISABLE) await this.#switch('txDisable', STATUS.TX_ENABLED, false);
     if (value & CTRL.RX_ENABLE) await this.#switch('rxEnable', STATUS.RX_ENABLED, true);

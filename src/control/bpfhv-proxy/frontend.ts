@@ -44,7 +44,8 @@ export class ProxyFrontend {
   readonly #responseTimeoutMs: number;
   readonly #onRefusal: 'close' | 'keep';
   #tail: Promise<unknown> = Promise.resolve();
-  #pending: Pending | null = null;
+  /** Whose responses are due, in this order. */
+  readonly #pending: Pending[] = [];
   #fault: ProxyError | null = null;
 
   constructor(channel: Channel, options: FrontendOptions = {}) {
@@ -137,6 +138,20 @@ export class ProxyFrontend {
     return direction === 'rx' ? this.rxDisable() : this.txDisable();
   }
 
+  /**
+   * Both directions by requests that do not wait for each other's response. For backends that are known to read on: one request outstanding is what
+   * every backend can be asked for.
+   */
+  async both(action: 'enable' | 'disable'): Promise<void> {
+    const names =
+      action === 'enable' ? (['RX_ENABLE', 'TX_ENABLE'] as const) : (['RX_DISABLE', 'TX_DISABLE'] as const);
+    const turn = this.#tail.then(() =>
+      Promise.all(names.map(name => this.#exchange(name, encodeRequest(name, {}), []))),
+    );
+    this.#tail = turn.catch(() => {});
+    await turn;
+  }
+
   /** Ends the connection; requests under way throw `PROXY_CLOSED`. */
   close(): void {
     this.#stream.close();
@@ -180,20 +195,16 @@ export class ProxyFrontend {
           new ProxyError('PROXY_TIMEOUT', `no response to ${name} after ${this.#responseTimeoutMs} ms`),
         );
       }, this.#responseTimeoutMs);
-      const settled = (): void => {
-        clearTimeout(timer);
-        this.#pending = null;
-      };
-      this.#pending = {
+      this.#pending.push({
         resolve: message => {
-          settled();
+          clearTimeout(timer);
           resolve(message);
         },
         reject: error => {
-          settled();
+          clearTimeout(timer);
           reject(error);
         },
-      };
+      });
       try {
         this.#stream.send(bytes, fds);
       } catch (error) {
@@ -208,17 +219,18 @@ export class ProxyFrontend {
       for (;;) {
         const message = await this.#stream.next();
         if (message === null) break;
-        if (this.#pending === null) {
+        const pending = this.#pending.shift();
+        if (!pending) {
           for (const fd of message.fds) fd.close();
           throw new ProxyError('PROXY_REPLY', `unsolicited response to ${requestLabel(message.reqtype)}`);
         }
-        this.#pending.resolve(message);
+        pending.resolve(message);
       }
     } catch (error) {
       if (!this.#stream.closed) this.#fail(error as ProxyError);
     }
     this.#stream.close();
-    this.#pending?.reject(new ProxyError('PROXY_CLOSED', 'the connection was closed before the response'));
+    this.#rejectAll(new ProxyError('PROXY_CLOSED', 'the connection was closed before the response'));
     return this.#fault;
   }
 
@@ -226,7 +238,11 @@ export class ProxyFrontend {
   #fail(error: ProxyError): ProxyError {
     this.#fault ??= error;
     this.#stream.close();
-    this.#pending?.reject(error);
+    this.#rejectAll(error);
     return error;
+  }
+
+  #rejectAll(error: ProxyError): void {
+    for (const { reject } of this.#pending.splice(0)) reject(error);
   }
 }

@@ -32,10 +32,10 @@ export type DriverCommand =
   | { readonly op: 'prepare'; readonly programs: CompiledPrograms }
   /** Takes the prepared programs and these queues in use; nothing is posted yet. */
   | { readonly op: 'attach'; readonly rx: readonly DriverQueue[]; readonly tx: readonly DriverQueue[] }
-  /** The device has stopped: `down` for the queues in use, `attach`, and receive buffers lent to these queues. */
+  /** The device has stopped: `down` for the queues in use, `attach`, `up`. */
   | { readonly op: 'switch'; readonly rx: readonly DriverQueue[]; readonly tx: readonly DriverQueue[] }
-  /** The device runs with what was switched to. */
-  | { readonly op: 'go' }
+  /** The device runs with what was switched to, since that time: milliseconds since 1970. */
+  | { readonly op: 'go'; readonly at: number }
   /** The device runs: lends it receive buffers, and transmits. */
   | { readonly op: 'up' }
   /** Transmits no more; goes on receiving. */

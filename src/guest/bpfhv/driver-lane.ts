@@ -64,10 +64,6 @@ export class DriverLane {
     this.#transmitting = false;
   }
 
-  transmitAgain(): void {
-    this.#transmitting = this.#tx !== null;
-  }
-
   /** Takes what is completed, reclaims the rest. */
   down(): DriverReply {
     const { queueCalls } = this.#host;

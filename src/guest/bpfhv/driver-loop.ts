@@ -148,8 +148,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
         reply = this.#switch(command);
         break;
       case 'go':
-        for (const lane of this.#lanes) lane.transmitAgain();
-        this.#gap.go();
+        this.#gap.go(command.at - performance.timeOrigin);
         break;
       case 'up':
         this.#up();
@@ -213,7 +212,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
       this.#window.longs.copyWithin((address + L.DRIVER_STATS) / 8, from, from + L.STATS_SIZE / 8);
     }
     this.#up();
-    this.#stopTransmit();
+    this.#gap.switched();
     return reply;
   }
 

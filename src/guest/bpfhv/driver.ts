@@ -346,16 +346,16 @@ export class BpfhvDriver {
     }
     const former = this.#queues!;
     this.#queues = queues;
-    await transport.write(REG.CTRL, CTRL.RX_DISABLE);
     await this.#crew.call(() => ({ op: 'stopTransmit' }));
-    await transport.write(REG.CTRL, CTRL.TX_DISABLE);
-    this.#fitNetdev(contract);
+    await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
     this.#untimed = true;
+    this.#fitNetdev(contract);
     const switched = this.#hand('switch', queues);
     await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
     const enabled = await this.#enable();
+    const at = performance.timeOrigin + performance.now();
     const { reclaimed, seized } = await switched;
-    if (enabled) await this.#crew.call(() => ({ op: 'go' }));
+    await this.#crew.call(() => ({ op: 'go', at }));
     former.close();
     this.#running = enabled;
     this.#broken = !enabled;

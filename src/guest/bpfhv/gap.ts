@@ -4,8 +4,9 @@
  * ```
  *   out   ‖ ‖ ‖ ‖ ‖                         ‖ ‖ ‖ ‖
  *                 └────────── tx ───────────┘
- *               stop ├────── stopped ──────┤ go
+ *               stop ├── switched ─────────┤ go
  * ```
+ * What the driver publishes between the switch and the go is out when the device goes.
  * Looks at the clock once a batch, and only from `watch` until packets flow again.
  */
 import type { Blackout } from './commands.js';
@@ -19,6 +20,7 @@ export class Gap {
   readonly #tell: (blackout: Blackout) => void;
   #watching = false;
   #stopped = 0;
+  #switched = false;
   #gone = 0;
   /** When the last packet before the stop, and the first one after the go, went out and came in; 0: none. */
   #last = { tx: 0, rx: 0 };
@@ -33,6 +35,7 @@ export class Gap {
     if (this.#watching && this.#gone !== 0) this.#end();
     this.#watching = on;
     this.#stopped = 0;
+    this.#switched = false;
     this.#gone = 0;
     this.#last = { tx: 0, rx: 0 };
     this.#first = { tx: 0, rx: 0 };
@@ -42,19 +45,26 @@ export class Gap {
     this.#stopped = performance.now();
   }
 
-  go(): void {
-    this.#gone = performance.now();
+  /** What comes from now on belongs to the new contract. */
+  switched(): void {
+    this.#switched = true;
+  }
+
+  /** The device runs since `at`, by performance.now(). */
+  go(at: number): void {
+    this.#gone = at;
   }
 
   /** Packets went out, or came in. */
   packets(direction: 'tx' | 'rx'): void {
     if (!this.#watching) return;
     const now = performance.now();
-    if (this.#gone === 0) {
+    if (!this.#switched) {
       this.#last[direction] = now;
       return;
     }
     if (this.#first[direction] === 0) this.#first[direction] = now;
+    if (this.#gone === 0) return;
     if ((this.#flows('tx') && this.#flows('rx')) || now - this.#gone > LATE_MS) this.#end();
   }
 
@@ -76,6 +86,6 @@ export class Gap {
   #between(direction: 'tx' | 'rx'): number | null {
     const last = this.#last[direction];
     const first = this.#first[direction];
-    return this.#idle(direction) || first === 0 ? null : (first - last) * 1000;
+    return this.#idle(direction) || first === 0 ? null : (Math.max(first, this.#gone) - last) * 1000;
   }
 }
