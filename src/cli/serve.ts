@@ -118,7 +118,8 @@ export function serveCommand() {
         const report = answerParent(options.childOf, controlled);
         goodbye = () => report(host.arena.live);
         control.answer(controlled);
-        if (options.adaptive) later(keepAdapting({ nic, log, processors: getAffinity().length }));
+        if (options.adaptive)
+          later(keepAdapting({ nic, log, processors: Math.floor(getAffinity().length / options.workers) }));
 
         // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
         const hangUp = new AbortController();

@@ -38,7 +38,7 @@ export function deal<T>(items: readonly T[], workers: number): T[][] {
 
 export class Crew<Command, Reply> {
   readonly #threads: LoopThread<Command, Reply>[] = [];
-  readonly #batches: number[] = [];
+  readonly #pieces: number[] = [];
   readonly #arena: Arena;
   #failed: Promise<unknown> | null = null;
   /** Called once when a worker fails; the others end then. */
@@ -88,12 +88,19 @@ export class Crew<Command, Reply> {
   /** Ends all workers after their present turns. */
   async stop(): Promise<void> {
     await Promise.all(this.#threads.map(thread => thread.stop()));
-    for (const batch of this.#batches.splice(0)) this.#arena.free(batch);
+    for (const piece of this.#pieces.splice(0)) this.#arena.free(piece);
+  }
+
+  /** Window address of zeroed bytes that go with the crew. Throws MemoryError MEMORY_FULL. */
+  allocate(size: number): number {
+    const address = this.#arena.allocate(size);
+    this.#pieces.push(address);
+    return address;
   }
 
   #batch(window: Window): number {
     const { address } = Batch.allocate(window, this.#arena);
-    this.#batches.push(address);
+    this.#pieces.push(address);
     return address;
   }
 

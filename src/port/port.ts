@@ -40,8 +40,11 @@ export interface PortDescriptor {
   readonly options: Readonly<Record<string, string | number>>;
 }
 
+/** Lanes of a port at most: as many as a NIC can have queue pairs. */
+export const MAX_LANES = 32;
+
 export interface PortHandle {
-  /** One at least. */
+  /** One at least, MAX_LANES at most. */
   readonly lanes: readonly PortDescriptor[];
   /** What became of frames, summed over the lanes. */
   counters(): PortCounters;

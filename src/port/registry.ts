@@ -2,6 +2,7 @@
 import { sink, source } from './flow.js';
 import { pcap } from './pcap.js';
 import {
+  MAX_LANES,
   type Port,
   type PortDescriptor,
   PortError,
@@ -25,7 +26,11 @@ export function openPort(spec: string, host: PortHost, lanes = 1): PortHandle {
   if (!kind) {
     throw new PortError('PORT_SPEC', `no port of kind "${name}": write one of ${portUsage.join('  ')}`);
   }
-  return kind.open(parseOptions(kind, colon < 0 ? '' : spec.slice(colon + 1)), host, lanes);
+  return kind.open(
+    parseOptions(kind, colon < 0 ? '' : spec.slice(colon + 1)),
+    host,
+    Math.min(lanes, MAX_LANES),
+  );
 }
 
 /** Makes the moving half of a lane, in a worker. */

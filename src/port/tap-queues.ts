@@ -11,6 +11,7 @@
  */
 import { EINVAL, ERRNO, LinuxError } from '../linux/errors.js';
 import { openTap, type Tap, type TapOptions } from '../linux/tun.js';
+import { tapDescriptors } from '../linux/tun-info.js';
 
 export class TapQueues {
   readonly all: readonly Tap[];
@@ -23,12 +24,16 @@ export class TapQueues {
 
   /**
    * Opens `count` queues of an interface, which it makes when there is none. One that exists decides by itself whether it can have several: fewer
-   * are opened then, one at least. Throws LinuxError as `openTap`.
+   * are opened then, one at least. Throws LinuxError as `openTap`; EBUSY also when somebody else has a queue of it: two who share an interface
+   * would each see half of it.
    */
   static open(options: Pick<TapOptions, 'name' | 'netns'>, count: number): TapQueues {
     const { tap: first, multiQueue } = openFirst(options, count > 1);
     const all = [first];
     try {
+      if ((tapDescriptors(first.name, options.netns) ?? 1) > 1) {
+        throw new LinuxError('ioctl TUNSETIFF', ERRNO.EBUSY!, first.name);
+      }
       while (multiQueue && all.length < count) {
         all.push(openTap({ ...options, name: first.name, multiQueue }));
       }

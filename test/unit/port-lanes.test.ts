@@ -31,6 +31,9 @@ test('source and sink have as many lanes as are asked for, each with counters of
     const before = arena.live;
     const port = openPort(spec, host, 4);
     assert.equal(port.lanes.length, 4);
+    const most = openPort(spec, host, 1000);
+    assert.equal(most.lanes.length, 32);
+    most.close();
     const states = port.lanes.map(({ state }) => state);
     for (const [i, state] of states.entries()) {
       assert.equal(state % 64, 0, 'on a cache line of its own');
@@ -189,10 +192,12 @@ rootTest(
     const netns = createNetns();
     const before = arena.live;
     const spec = (name: string) => `tap:${name},netns=/proc/self/fd/${netns.fd}`;
-    const other = openTap({ name: 't0', netns });
-    assert.throws(() => openPort(spec('t0'), host, 4), { code: 'EBUSY' });
+    for (const multiQueue of [false, true]) {
+      const other = openTap({ name: 't0', netns, multiQueue });
+      for (const lanes of [1, 4]) assert.throws(() => openPort(spec('t0'), host, lanes), { code: 'EBUSY' });
+      other.close();
+    }
     assert.throws(() => openPort(spec('lo'), host, 4), { code: 'EINVAL' });
-    other.close();
     netns.close();
     assert.equal(arena.live, before);
   },

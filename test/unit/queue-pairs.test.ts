@@ -36,16 +36,22 @@ async function runUntil(guest: Guest, enough: () => boolean): Promise<void> {
 
 const allBeyond = (packets: readonly number[], n: number) => packets.every(count => count > n);
 
-for (const [guestWorkers, nicWorkers] of [
-  [1, 1],
-  [2, 2],
-  [3, 2],
+for (const [guestWorkers, nicWorkers, spin] of [
+  [1, 1, false],
+  [2, 2, true],
+  [3, 2, false],
 ] as const) {
-  const who = `${guestWorkers} and ${nicWorkers} worker(s)`;
+  const who = `${guestWorkers} and ${nicWorkers} ${spin ? 'spinning ' : ''}worker(s)`;
 
   guestTest(`what a lane sends arrives on the lane of the same number, in order: ${who}`, async make => {
-    const guest = await make.guest({ netdev: 'source', queuePairs: 3, lanes: 3, workers: guestWorkers });
-    const backend = await make.backend('sink', { lanes: 3, workers: nicWorkers });
+    const guest = await make.guest({
+      netdev: 'source',
+      queuePairs: 3,
+      lanes: 3,
+      workers: guestWorkers,
+      spin,
+    });
+    const backend = await make.backend('sink', { lanes: 3, workers: nicWorkers, spin });
     guest.connect(backend.nic);
     await runUntil(guest, () => allBeyond(packetsOf(backend, 'tx'), 1000));
     assert.deepEqual(lanesOf(backend.port), lanesOf(guest.netdev));
@@ -57,8 +63,14 @@ for (const [guestWorkers, nicWorkers] of [
   guestTest(
     `what comes on a lane reaches the netdev's lane of the same number, in order: ${who}`,
     async make => {
-      const guest = await make.guest({ netdev: 'sink', queuePairs: 3, lanes: 3, workers: guestWorkers });
-      const backend = await make.backend('source', { lanes: 3, workers: nicWorkers });
+      const guest = await make.guest({
+        netdev: 'sink',
+        queuePairs: 3,
+        lanes: 3,
+        workers: guestWorkers,
+        spin,
+      });
+      const backend = await make.backend('source', { lanes: 3, workers: nicWorkers, spin });
       guest.connect(backend.nic);
       await runUntil(guest, () => allBeyond(packetsOf(guest, 'rx'), 1000));
       assert.deepEqual(lanesOf(guest.netdev), lanesOf(backend.port));

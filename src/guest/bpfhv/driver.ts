@@ -129,11 +129,11 @@ export class BpfhvDriver {
   onFailure: (error: Error) => void = () => {};
 
   private constructor(options: DriverOptions, crew: Crew<DriverCommand, DriverReply>) {
-    const { arena, key } = options;
     this.#options = options;
     this.#crew = crew;
-    this.#stacks = Array.from({ length: crew.size }, () => arena.allocate(STACK_BYTES));
-    this.#staging = key ? { rx: arena.allocate(L.STAGING_SIZE), tx: arena.allocate(L.STAGING_SIZE) } : null;
+    this.#stacks = Array.from({ length: crew.size }, () => crew.allocate(STACK_BYTES));
+    const staging = () => crew.allocate(L.STAGING_SIZE);
+    this.#staging = options.key ? { rx: staging(), tx: staging() } : null;
     crew.onEvent = event => this.#onEvent(event as DriverEvent);
     crew.onFailure = error => {
       this.#log('error', `the guest driver's worker failed: ${error.message}`);
@@ -160,9 +160,14 @@ export class BpfhvDriver {
         key,
       }),
     });
-    const driver = new BpfhvDriver(options, crew);
-    driver.#wake();
-    return driver;
+    try {
+      const driver = new BpfhvDriver(options, crew);
+      driver.#wake();
+      return driver;
+    } catch (error) {
+      await crew.stop();
+      throw error;
+    }
   }
 
   get running(): boolean {
@@ -217,8 +222,6 @@ export class BpfhvDriver {
     await this.#work;
     this.#options.transport.onChange = () => {};
     await this.#crew.stop();
-    for (const stack of this.#stacks) this.#options.arena.free(stack);
-    for (const area of Object.values(this.#staging ?? {})) this.#options.arena.free(area);
   }
 
   #wake(): void {
