@@ -142,6 +142,12 @@ describe('a ring as the standard lays it out', () => {
     assert.equal(names(F.HOST_TSO4).offloads, 0, 'nothing without checksums');
     assert.equal(names(F.CSUM | F.HOST_TSO6 | F.GUEST_TSO4).offloads, L.OFFLOAD_CSUM | L.OFFLOAD_TSO6);
     assert.equal(queueSettings(F.GUEST_CSUM | F.GUEST_UFO, 'rx').offloads, L.OFFLOAD_CSUM | L.OFFLOAD_UFO);
+    assert.equal(names(F.CSUM | F.HOST_USO).offloads, L.OFFLOAD_CSUM | L.OFFLOAD_USO);
+    assert.equal(queueSettings(F.GUEST_CSUM | F.GUEST_USO4, 'rx').offloads, L.OFFLOAD_CSUM, 'both or none');
+    assert.equal(
+      queueSettings(F.GUEST_CSUM | F.GUEST_USO4 | F.GUEST_USO6, 'rx').offloads,
+      L.OFFLOAD_CSUM | L.OFFLOAD_USO,
+    );
   });
 });
 

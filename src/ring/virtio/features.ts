@@ -24,6 +24,9 @@ export const VIRTIO_FEATURE = {
   ACCESS_PLATFORM: bit(33),
   RING_PACKED: bit(34),
   IN_ORDER: bit(35),
+  GUEST_USO4: bit(54),
+  GUEST_USO6: bit(55),
+  HOST_USO: bit(56),
 } as const;
 
 /** What the datapath can do of them. The header may always share a descriptor, or be torn; whoever offers ANY_LAYOUT says so. */
@@ -47,12 +50,14 @@ const OFFLOADS = {
     [F.HOST_TSO4, L.OFFLOAD_TSO4],
     [F.HOST_TSO6, L.OFFLOAD_TSO6],
     [F.HOST_UFO, L.OFFLOAD_UFO],
+    [F.HOST_USO, L.OFFLOAD_USO],
   ],
   rx: [
     [F.GUEST_CSUM, L.OFFLOAD_CSUM],
     [F.GUEST_TSO4, L.OFFLOAD_TSO4],
     [F.GUEST_TSO6, L.OFFLOAD_TSO6],
     [F.GUEST_UFO, L.OFFLOAD_UFO],
+    [F.GUEST_USO4 | F.GUEST_USO6, L.OFFLOAD_USO], // kernels know both only together
   ],
 } as const;
 
@@ -68,7 +73,7 @@ export interface QueueSettings {
 /** What a queue of that direction has to know of the negotiated features. */
 export function queueSettings(features: bigint, direction: 'rx' | 'tx'): QueueSettings {
   const choose = (pairs: readonly (readonly [bigint, number])[]) =>
-    pairs.reduce((all, [feature, value]) => ((features & feature) !== 0n ? all | value : all), 0);
+    pairs.reduce((all, [feature, value]) => ((features & feature) === feature ? all | value : all), 0);
   const offloads = choose(OFFLOADS[direction]);
   return {
     flags: choose(FLAGS) | (direction === 'rx' ? L.VIRTQ_RECEIVE : 0),
