@@ -1,4 +1,4 @@
-// Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak` and `test.mjs hostile` the long ones of that folder;
+// Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak`, `test.mjs hostile` and `test.mjs vm` the long ones of that folder;
 // any other argument is a part of a file's path: `test.mjs pcap`.
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const wanted = process.argv.slice(2);
-const long = ['soak', 'hostile'].find(kind => wanted.includes(kind));
+const long = ['soak', 'hostile', 'vm'].find(kind => wanted.includes(kind));
 const parts = wanted.filter(word => word !== long);
 
 if (process.env.CI || process.env.POLYNIC_SETUP === '1') {
@@ -19,7 +19,7 @@ const files = ['dist/src', 'dist/test']
   .flatMap(folder => readdirSync(join(root, folder), { recursive: true }).map(name => join(folder, name)))
   .filter(name => name.endsWith('.test.js'))
   .filter(name => name.includes('/soak/') === (long === 'soak'))
-  .filter(name => long !== 'hostile' || name.includes('/hostile/'))
+  .filter(name => long === undefined || name.includes(`/test/${long}/`))
   .filter(name => parts.every(part => name.includes(part)))
   .sort();
 if (files.length === 0) {

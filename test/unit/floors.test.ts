@@ -2,7 +2,7 @@
  * The floors of the house: a folder imports from floors below its own, and the few walls that must have no door at all have none.
  *
  * ```
- *   8  cli  observe  demo  bench
+ *   8  cli  observe  demo  bench  vm
  *   7  accel  vdpa  migration
  *   6  control  pci
  *   5  guest
@@ -24,7 +24,7 @@ const SRC = join(ROOT, 'src');
 
 const FLOORS: Readonly<Record<string, number>> = {
   ...{ linux: 1, memory: 2, ebpf: 2, ring: 3, port: 3, nic: 4, guest: 5, control: 6, pci: 6 },
-  ...{ accel: 7, vdpa: 7, migration: 7, observe: 8, cli: 8, demo: 8, bench: 8 },
+  ...{ accel: 7, vdpa: 7, migration: 7, observe: 8, cli: 8, demo: 8, bench: 8, vm: 8 },
 };
 
 /** Neighbours on one floor that may know each other, in this direction only. */
@@ -33,6 +33,7 @@ const DOORS = new Set([
   'cli → observe', // the commands of floor 8 start what is there
   'cli → demo',
   'cli → bench',
+  'cli → vm',
   'bench → demo', // links are measured on the networks and with the traffic of the demo
   'demo → observe', // the demo starts commands: this is what they tell who started them
 ]);

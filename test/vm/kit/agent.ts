@@ -1,0 +1,82 @@
+/** The host's side of the conversation with a guest's init (guest-init.ts): runs shell scripts in the guest. */
+import type { Duplex } from 'node:stream';
+
+export interface Outcome {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export class Agent {
+  /** Resolves to the guest's own account of how many seconds it has taken to boot; rejects when the machine ends before. */
+  readonly ready: Promise<number>;
+  readonly #socket: Duplex;
+  readonly #waiting = new Map<
+    number,
+    { resolve: (outcome: Outcome) => void; reject: (error: Error) => void }
+  >();
+  #whenReady: (seconds: number) => void = () => {};
+  #failed: (error: Error) => void = () => {};
+  #next = 1;
+  #rest = '';
+  #end: Error | null = null;
+
+  constructor(socket: Duplex) {
+    this.#socket = socket;
+    this.ready = new Promise((resolve, reject) => {
+      this.#whenReady = resolve;
+      this.#failed = reject;
+    });
+    this.ready.catch(() => {}); // whoever waits hears of it
+    socket.setEncoding('utf8');
+    socket.on('data', text => this.#read(text as string));
+    socket.on('error', () => {}); // `close` follows
+    socket.once('close', () => this.fail(new Error('the virtual machine ended')));
+  }
+
+  /** Runs a script with the guest's `sh`. Several run at once. */
+  run(script: string): Promise<Outcome> {
+    return new Promise((resolve, reject) => {
+      if (this.#end) return reject(this.#end);
+      const id = this.#next++;
+      this.#waiting.set(id, { resolve, reject });
+      this.#socket.write(`${id} ${Buffer.from(script).toString('base64')}\n`);
+    });
+  }
+
+  /** No answer will come any more. */
+  fail(error: Error): void {
+    this.#end = error;
+    this.#failed(error);
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+  }
+
+  /** Takes over from another, whose guest has moved here with everything that it was doing. */
+  succeed(before: Agent): void {
+    this.#next = before.#next;
+    for (const [id, waiting] of before.#waiting) this.#waiting.set(id, waiting);
+    before.#waiting.clear();
+    this.#whenReady(0);
+  }
+
+  #read(text: string): void {
+    const lines = (this.#rest + text).split('\n');
+    this.#rest = lines.pop()!;
+    for (const line of lines) this.#take(line.split(' '));
+  }
+
+  #take([id, code, stdout = '=', stderr = '=']: string[]): void {
+    if (id === 'ready') {
+      this.#whenReady(Number(code));
+      return;
+    }
+    const waiting = this.#waiting.get(Number(id));
+    this.#waiting.delete(Number(id));
+    waiting?.resolve({ code: Number(code), stdout: decoded(stdout), stderr: decoded(stderr) });
+  }
+}
+
+function decoded(word: string): string {
+  return Buffer.from(word.slice(1), 'base64').toString('utf8');
+}

@@ -1,0 +1,154 @@
+/**
+ * The host's end of a guest's cable: a namespace of its own, and the traffic through it.
+ *
+ * ```
+ *   guest                                          namespace on the host
+ *   eth0 10.9.0.2  ──  NIC under test  ── TAP ──  hst0 10.9.0.1   servers in this process
+ * ```
+ * The guest needs no more than busybox: it fetches noise, says what it got, and sends it back.
+ */
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { createServer, type Server, type Socket } from 'node:net';
+import type { OwnedFd } from '../../../src/linux/fd.js';
+import { changeLink } from '../../../src/linux/link.js';
+import { createNetns } from '../../../src/linux/netns.js';
+import { addAddress } from '../../../src/linux/route.js';
+import { listenTcp } from '../../../src/linux/socket.js';
+import { silenceIpv6 } from '../../../src/linux/sysctl.js';
+import { openTap, type Tap } from '../../../src/linux/tun.js';
+import type { Vm } from './vm.js';
+
+export const HOST_IP = '10.9.0.1';
+export const GUEST_IP = '10.9.0.2';
+const INTERFACE = 'hst0';
+
+/** Megabytes a second, by direction. */
+export interface Rates {
+  readonly toGuest: number;
+  readonly toHost: number;
+}
+
+export class Cable {
+  readonly netns: OwnedFd;
+  readonly #taps: Tap[] = [];
+
+  constructor() {
+    this.netns = createNetns('the host end of a cable');
+    silenceIpv6(this.netns);
+    changeLink('lo', { up: true }, this.netns);
+  }
+
+  /** What `--port` takes: a TAP in this namespace. */
+  get port(): string {
+    return `tap:${INTERFACE},netns=/proc/${process.pid}/fd/${this.netns.fd}`;
+  }
+
+  /** Opens a TAP with so many queues, for QEMU to inherit. */
+  openTap(queues = 1): number[] {
+    for (let n = 0; n < queues; n++) {
+      this.#taps.push(openTap({ name: INTERFACE, netns: this.netns, multiQueue: queues > 1 }));
+    }
+    this.connect();
+    return this.#taps.map(tap => tap.fd);
+  }
+
+  /** Gives the interface its address and sets it up. */
+  connect(): void {
+    addAddress(INTERFACE, `${HOST_IP}/24`, this.netns);
+    changeLink(INTERFACE, { up: true }, this.netns);
+  }
+
+  close(): void {
+    for (const tap of this.#taps) tap.owner.close();
+    this.netns.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Has the guest ask and be asked: `count` echoes, all of which must come back. */
+  async ping(vm: Vm, count = 5): Promise<string> {
+    const said = await vm.run(`ping -c ${count} -i 0.2 -W 20 ${HOST_IP}`);
+    assert.match(said, new RegExp(`${count} packets transmitted, ${count} packets received`), said);
+    return /round-trip.*/.exec(said)?.[0] ?? '';
+  }
+
+  /** Moves noise to the guest, in so many connections at once, and back; each byte must come through both ways. */
+  async tcp(vm: Vm, bytes: number, streams = 1): Promise<Rates> {
+    const noise = Array.from({ length: streams }, () => randomBytes(Math.floor(bytes / streams)));
+    const toGuest = await timed(bytes, () => this.#fetch(vm, noise));
+    const toHost = await timed(bytes, () => this.#sendBack(vm, noise));
+    return { toGuest, toHost };
+  }
+
+  async #fetch(vm: Vm, noise: readonly Buffer[]): Promise<void> {
+    await Promise.all(
+      noise.map(async (bytes, n) => {
+        const server = await this.#serve(socket => socket.end(bytes));
+        // nc ends with the connection; its input, a pipe that we hold open ourselves, never does.
+        const script = `mkfifo /tmp/never${n}; nc ${HOST_IP} ${server.port} <>/tmp/never${n} >/tmp/noise${n}; rm /tmp/never${n}; md5sum </tmp/noise${n}`;
+        const said = await vm.run(script, TRANSFER_MS).finally(server.close);
+        assert.equal(said.split(' ')[0], createHash('md5').update(bytes).digest('hex'), 'what the guest got');
+      }),
+    );
+  }
+
+  async #sendBack(vm: Vm, noise: readonly Buffer[]): Promise<void> {
+    await Promise.all(
+      noise.map(async (bytes, n) => {
+        const got = createHash('md5');
+        let length = 0;
+        const server = await this.#serve(socket => {
+          socket.on('data', part => {
+            got.update(part);
+            length += part.length;
+            if (length >= bytes.length) socket.end();
+          });
+        });
+        await vm
+          .run(`nc ${HOST_IP} ${server.port} </tmp/noise${n}; rm /tmp/noise${n}`, TRANSFER_MS)
+          .finally(server.close);
+        assert.equal(length, bytes.length, 'bytes from the guest');
+        assert.equal(got.digest('hex'), createHash('md5').update(bytes).digest('hex'), 'what the host got');
+      }),
+    );
+  }
+
+  /** A server in the namespace, on a port of its own. */
+  async #serve(connected: (socket: Socket) => void): Promise<{ port: number; close: () => Promise<void> }> {
+    const listening = listenTcp({ ip: HOST_IP, port: 0 }, { netns: this.netns, nonblocking: true });
+    const { port } = listening.localEndpoint();
+    const sockets = new Set<Socket>();
+    const server: Server = createServer(socket => {
+      sockets.add(socket);
+      socket.on('error', () => {}); // what came through is what is judged
+      connected(socket);
+    });
+    await new Promise<void>(resolve => server.listen({ fd: listening.owner.release() }, resolve));
+    const close = () =>
+      new Promise<void>(resolve => {
+        for (const socket of sockets) socket.destroy();
+        server.close(() => resolve());
+      });
+    return { port, close };
+  }
+}
+
+const TRANSFER_MS = 300_000;
+
+async function timed(bytes: number, action: () => Promise<void>): Promise<number> {
+  const begun = performance.now();
+  await action();
+  return bytes / 1000 / (performance.now() - begun);
+}
+
+/** Gives a guest's interface its address and sets it up. */
+export async function configure(vm: Vm, name = 'eth0', ip = GUEST_IP): Promise<void> {
+  await vm.run(`ip link set ${name} up && ip addr add ${ip}/24 dev ${name}`);
+}
+
+export function shown({ toGuest, toHost }: Rates): string {
+  return `to the guest ${toGuest.toFixed(1)} MB/s, to the host ${toHost.toFixed(1)} MB/s`;
+}
