@@ -206,7 +206,7 @@ type Random = (below: number) => number;
 const LIES: readonly ((frame: Buffer, ask: Ask, random: Random) => Partial<Ask> | Buffer | null)[] = [
   (_, { start }, random) => ({ start: Math.max(0, start + random(90) - 45) }),
   (_, __, random) => ({ start: random(0x10000) }),
-  (_, { offset }, random) => ({ offset: random(2) ? 22 - offset : random(40) }),
+  (_, { offset }, random) => ({ offset: random(2) ? (offset === 6 ? 16 : 6) : random(40) }),
   (frame, _, random) => ({
     gsoSize: [0, 1, 7, 8, 9, 48, frame.length - 1, frame.length, 0xffff][random(9)]!,
   }),
