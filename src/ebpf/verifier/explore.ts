@@ -34,12 +34,19 @@ const KEPT_FROM = 6; // r6 … r9 are as before after a local call
 export class Explorer {
   readonly findings: Findings;
   readonly effort: Effort;
+  /** Some loop was guessed from two of its rounds. */
+  hasty = false;
+  readonly #firstTrial: number;
   readonly #graphs: ReadonlyMap<number, FunctionGraph>;
   readonly #main: FunctionGraph;
   readonly #orders = new Map<FunctionGraph, Order>();
 
-  /** @throws EbpfError `EBPF_OVERLAP` */
-  constructor(program: Program, options: VerifyOptions) {
+  /**
+   * @param patient guesses loops from three rounds at least, which takes longer and sometimes tells more
+   * @throws EbpfError `EBPF_OVERLAP`
+   */
+  constructor(program: Program, options: VerifyOptions, patient: boolean) {
+    this.#firstTrial = patient ? 2 : 1;
     const [main, ...functions] = buildGraphs(program) as [FunctionGraph, ...FunctionGraph[]];
     this.#main = main;
     this.#graphs = new Map(functions.map(graph => [graph.pc, graph]));
@@ -100,7 +107,12 @@ export class Explorer {
     /** What the latest rounds start with, the one to come last. */
     let starts: (readonly State[])[] = [activation.waiting(head)];
     for (;;) {
-      if (isTrial(loop.rounds) && guessRounds(this, activation, span, starts)) break;
+      if (
+        loop.rounds >= this.#firstTrial &&
+        isPowerOf2(loop.rounds) &&
+        guessRounds(this, activation, span, starts)
+      )
+        break;
       if (loop.rounds === FOLLOWED_ROUNDS && this.#takesUnbounded(activation, span, starts.flat())) {
         anyRounds(this, activation, span, starts);
         break;
@@ -226,9 +238,9 @@ const GONE: Value = unset('points into the frame of a function that has returned
 /** Rounds that are followed one by one before a loop is taken for one without a bound: more than a context has buffers. */
 const FOLLOWED_ROUNDS = 72;
 
-/** The rounds before which all others are guessed: early, then ever more seldom. */
-function isTrial(round: number): boolean {
-  return round >= 2 && (round & (round - 1)) === 0;
+/** All further rounds are guessed before these: early, then ever more seldom. */
+function isPowerOf2(round: number): boolean {
+  return (round & (round - 1)) === 0;
 }
 
 /** Whether some jump leads out of a loop. Exits are never within one. */

@@ -13,41 +13,51 @@ export type { Accepted, Refused, Verdict, VerifyOptions } from './options.js';
 /** Never throws for a decoded program: what it does not accept it refuses, with a reason. */
 export function verify(program: Program, options: VerifyOptions): Verdict {
   const start = performance.now();
-  let explorer: Explorer | null = null;
-  const effort = () => ({ states: explorer?.effort.visited ?? 0, milliseconds: performance.now() - start });
-  try {
-    if (program.slots > DEFAULT_MAX_SLOTS) {
-      throw new Refusal(
-        program.insns[0]!,
-        `the program has ${program.slots} slots, at most ${DEFAULT_MAX_SLOTS} are taken`,
-        null,
-      );
-    }
-    explorer = new Explorer(program, options);
-    const dead = unreachable(program, explorer);
-    if (dead !== undefined) throw new Refusal(dead, 'no path leads here', null);
-    explorer.run();
-  } catch (error) {
-    if (error instanceof Refusal) {
-      const { insn, why, state } = error;
-      return { accepted: false, insn: insn.pc, reason: describeRefusal(insn, why, state), ...effort() };
-    }
-    if (error instanceof EbpfError) {
-      return { accepted: false, insn: error.pc ?? 0, reason: error.message, ...effort() };
-    }
-    throw error;
-  }
-  const { accesses, guards } = explorer.findings;
-  const budget = explorer.findings.unbounded || explorer.effort.tooLong;
+  const { explorer, refusal } = explore(program, options);
+  const effort = { states: explorer?.effort.visited ?? 0, milliseconds: performance.now() - start };
+  if (refusal !== null) return { accepted: false, ...refusal, ...effort };
+  const { accesses, guards, unbounded } = explorer!.findings;
+  const budget = unbounded || explorer!.effort.tooLong;
   const isMemory = (pc: number) => [1, 2, 3].includes(program.bySlot[pc]!.opcode & 7);
   return {
     accepted: true,
-    steps: budget ? Number.POSITIVE_INFINITY : explorer.effort.length,
+    steps: budget ? Number.POSITIVE_INFINITY : explorer!.effort.length,
     budget,
     guards: [...guards].sort((a, b) => a - b),
     unguarded: new Set([...accesses].filter(pc => !guards.has(pc) && isMemory(pc)).sort((a, b) => a - b)),
-    ...effort(),
+    ...effort,
   };
+}
+
+interface Exploration {
+  readonly explorer: Explorer | null;
+  readonly refusal: { readonly insn: number; readonly reason: string } | null;
+}
+
+/** What is refused after a hasty guess is looked at once more, with patience. */
+function explore(program: Program, options: VerifyOptions, patient = false): Exploration {
+  let explorer: Explorer | null = null;
+  try {
+    if (program.slots > DEFAULT_MAX_SLOTS) {
+      const why = `the program has ${program.slots} slots, at most ${DEFAULT_MAX_SLOTS} are taken`;
+      throw new Refusal(program.insns[0]!, why, null);
+    }
+    explorer = new Explorer(program, options, patient);
+    const dead = unreachable(program, explorer);
+    if (dead !== undefined) throw new Refusal(dead, 'no path leads here', null);
+    explorer.run();
+    return { explorer, refusal: null };
+  } catch (error) {
+    if (error instanceof Refusal) {
+      if (explorer?.hasty) return explore(program, options, true);
+      const { insn, why, state } = error;
+      return { explorer, refusal: { insn: insn.pc, reason: describeRefusal(insn, why, state) } };
+    }
+    if (error instanceof EbpfError) {
+      return { explorer, refusal: { insn: error.pc ?? 0, reason: error.message } };
+    }
+    throw error;
+  }
 }
 
 /** The first instruction that no jump and no call leads to. */

@@ -1,5 +1,5 @@
 /**
- * A guess at all further rounds of a loop, from three rounds that were followed: what moved by the same step twice goes on so, what
+ * A guess at all further rounds of a loop, from two or three rounds that were followed: what moved by the same step goes on so, what
  * stayed stays, of the rest nothing is known but its kind. explore.ts looks whether one more round bears the guess out.
  */
 import { type Line, rounds, sameLine, stretch } from './domain/line.js';
@@ -35,11 +35,19 @@ export interface Guess {
 
 /**
  * The rounds from the third one on, `most` of them at most after that.
+ * @param first null: not known; the guess is made from two rounds, when they are alike in kind
  * @returns null when nothing moves: then no end can be seen
  */
-export function guess(first: State, second: State, third: State, id: number, most: bigint): Guess | null {
+export function guess(
+  first: State | null,
+  second: State,
+  third: State,
+  id: number,
+  most: bigint,
+): Guess | null {
+  if (first === null && !alikeInKind(second, third)) return null;
   let moves = false;
-  const guessed = (a: Value, b: Value, c: Value): Value => {
+  const guessed = (a: Value | null, b: Value, c: Value): Value => {
     const line = lineThrough(a, b, c, id);
     if (line === null) return settled(b, c);
     moves = true;
@@ -47,38 +55,50 @@ export function guess(first: State, second: State, third: State, id: number, mos
     return c.kind === 'number' ? scalar(num, null, line) : { ...(c as Pointer), offset: num, line };
   };
   const registers = third.registers.map((value, register) =>
-    guessed(first.registers[register]!, second.registers[register]!, value),
+    guessed(first?.registers[register] ?? null, second.registers[register]!, value),
   );
   const frames = third.frames.map((frame, depth) =>
-    guessFrame(first.frames[depth]!, second.frames[depth]!, frame, guessed),
+    guessFrame(first?.frames[depth] ?? null, second.frames[depth]!, frame, guessed),
   );
   return moves ? { state: new State(registers, frames), id } : null;
 }
 
+/** Whether registers are set in both or in neither, and what is set in both points to the same memory. */
+function alikeInKind(a: State, b: State): boolean {
+  const alike = (x: Value, y: Value) =>
+    x.kind === 'unset' || y.kind === 'unset' ? x.kind === y.kind : sameKind(x, y);
+  return (
+    b.registers.every((value, register) => alike(a.registers[register]!, value)) &&
+    b.frames.every((frame, depth) =>
+      [...frame].every(([at, { value }]) => alike(a.frames[depth]!.get(at)?.value ?? value, value)),
+    )
+  );
+}
+
 function guessFrame(
-  first: Frame,
+  first: Frame | null,
   second: Frame,
   third: Frame,
-  guessed: (a: Value, b: Value, c: Value) => Value,
+  guessed: (a: Value | null, b: Value, c: Value) => Value,
 ): Frame {
   const cells = new Map<number, Cell>();
   for (const [at, { size, value }] of third) {
-    const [a, b] = [first.get(at), second.get(at)];
-    if (a?.size !== size || b?.size !== size) continue;
-    const guess = guessed(a.value, b.value, value);
+    const [a, b] = [first?.get(at), second.get(at)];
+    if ((first !== null && a?.size !== size) || b?.size !== size) continue;
+    const guess = guessed(a?.value ?? null, b.value, value);
     if (guess.kind !== 'unset') cells.set(at, { size, value: guess });
   }
   return cells;
 }
 
-function lineThrough(a: Value, b: Value, c: Value, id: number): Line | null {
-  if (a.kind === 'unset' || b.kind === 'unset' || c.kind === 'unset') return null;
-  if (!sameKind(a, b) || !sameKind(b, c)) return null;
-  const [x, y, z] = [a, b, c].map(value => signedConstant(numberIn(value)));
-  if (x == null || y == null || z == null) return null;
+function lineThrough(a: Value | null, b: Value, c: Value, id: number): Line | null {
+  if (a?.kind === 'unset' || b.kind === 'unset' || c.kind === 'unset') return null;
+  if ((a !== null && !sameKind(a, b)) || !sameKind(b, c)) return null;
+  const [y, z] = [signedConstant(numberIn(b)), signedConstant(numberIn(c))];
+  if (y === null || z === null || y === z) return null;
   const step = z - y;
-  if (step === 0n || y - x !== step || size(step) > MOST_STEP || size(z) > MOST_BASE) return null;
-  return { id, base: z, step };
+  if (a !== null && signedConstant(numberIn(a)) !== y - step) return null;
+  return size(step) > MOST_STEP || size(z) > MOST_BASE ? null : { id, base: z, step };
 }
 
 /** What covers both of two rounds and, it is hoped, those to come. */
