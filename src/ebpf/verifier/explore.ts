@@ -11,7 +11,7 @@
  * starts exactly as the one before. Loops that count need not be followed to their end: see trial.ts.
  */
 import { EXIT_OPCODE, GOTOL_OPCODE, JA_OPCODE } from '../forms.js';
-import { FRAME_POINTER, MAX_CALL_DEPTH } from '../isa.js';
+import { CLASS, FRAME_POINTER, MAX_CALL_DEPTH } from '../isa.js';
 import { type Block, buildGraphs, type FunctionGraph, isLocalCall } from '../jit/cfg.js';
 import { type Program, targetOf } from '../program.js';
 import { Activation, type Move, type Span } from './activation.js';
@@ -152,8 +152,12 @@ export class Explorer {
   #runWaiting(activation: Activation, position: number): void {
     const { graph, order, functions } = activation;
     const number = order.blocks[position]!;
-    for (const state of activation.take(number)) {
-      this.#block(graph.blocks[number]!, 0, state.copy(), functions, move => activation.hand(position, move));
+    const waiting = activation.take(number);
+    if (waiting.length === 0) return;
+    const isHead = order.ends[position] !== 0; // what a round starts with is looked at again
+    const leave = (move: Move) => activation.hand(position, move);
+    for (const state of waiting) {
+      this.#block(graph.blocks[number]!, 0, isHead ? state.copy() : state, functions, leave);
     }
   }
 
@@ -166,6 +170,10 @@ export class Explorer {
       const insn = insns[index]!;
       step.insn = insn;
       this.effort.instruction(insn, state, weight);
+      if ((insn.opcode & 7) !== CLASS.JMP && (insn.opcode & 7) !== CLASS.JMP32) {
+        stepInsn(step);
+        continue;
+      }
       if (isLocalCall(insn)) {
         for (const after of this.#call(step, functions)) {
           this.#block(block, index + 1, after, functions, leave);

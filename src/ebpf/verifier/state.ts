@@ -118,14 +118,18 @@ export function dropIdleLinks(state: State): void {
   const { registers, frames } = state;
   let any = false;
   let linked: number[] | null = null;
-  const note = (value: Value) => {
-    if (value.kind !== 'number' || value.link === null) return;
+  for (let register = 0; register < registers.length; register++) {
+    const value = registers[register]!;
+    if (value.kind !== 'number' || value.link === null) continue;
     any = true;
     if (value.link.plus === 0n) (linked ??= []).push(value.link.id);
-  };
-  for (let register = 0; register < registers.length; register++) note(registers[register]!);
+  }
   for (let depth = 0; depth < frames.length; depth++) {
-    for (const { value } of frames[depth]!.values()) note(value);
+    for (const { value } of frames[depth]!.values()) {
+      if (value.kind !== 'number' || value.link === null) continue;
+      any = true;
+      if (value.link.plus === 0n) (linked ??= []).push(value.link.id);
+    }
   }
   if (!any) return;
   const ids: readonly number[] = linked ?? [];

@@ -64,5 +64,16 @@ export function readNumber(step: Step, register: number, doing: string): Scalar 
 /** The second operand of ALU instructions and jumps: a register, or the constant sign-extended to 64 bits. */
 export function operandValue(step: Step): Exclude<Value, { kind: 'unset' }> {
   const { opcode, src, imm } = step.insn;
-  return (opcode & SRC.X) !== 0 ? readValue(step, src) : scalar(constant(BigInt(imm)));
+  if ((opcode & SRC.X) !== 0) return readValue(step, src);
+  const index = imm & (immediates.length - 1);
+  const before = immediates[index];
+  if (before !== undefined && before.imm === imm) return before.value;
+  const value = scalar(constant(BigInt(imm)));
+  immediates[index] = { imm, value };
+  return value;
 }
+
+/** Those that programs use are few. */
+const immediates: ({ readonly imm: number; readonly value: Scalar } | undefined)[] = new Array(256).fill(
+  undefined,
+);
