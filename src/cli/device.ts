@@ -3,7 +3,9 @@ import { type DeviceType, DeviceTypeError, deviceType, deviceTypeNames } from '.
 import { sealedTypeNames } from '../ring/registry.js';
 import { UsageError } from './host.js';
 
-const NAMES = [...deviceTypeNames, ...sealedTypeNames].join(', ');
+/** The built-in ones. */
+export const deviceNames: readonly string[] = [...deviceTypeNames, ...sealedTypeNames];
+const NAMES = deviceNames.join(', ');
 
 /** For `--help`. */
 export const deviceHelp = `the ring format: ${NAMES}, or the path of a module of your own`;

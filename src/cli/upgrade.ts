@@ -3,8 +3,8 @@ import { resolve } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import { ask } from '../observe/control/client.js';
 import { ControlError, printable, type UpgradeReport } from '../observe/control/messages.js';
-import { deviceTypeNames } from '../ring/registry.js';
 import { NAME_ARGUMENT } from './asking.js';
+import { deviceNames } from './device.js';
 import { UsageError, wholeNumber } from './host.js';
 import { offloadHelp, offloads } from './offload.js';
 
@@ -40,9 +40,9 @@ export function upgradeCommand() {
 
 /** A word that every polynic knows, or the path of a module, which the other process must find from where it runs. */
 function deviceWord(text: string): string {
-  if (deviceTypeNames.includes(text)) return text;
+  if (deviceNames.includes(text)) return text;
   if (text.includes('/') || text.includes('.')) return resolve(text);
-  throw new UsageError(`there is no device type "${text}": write ${deviceTypeNames.join(', ')} or a path`);
+  throw new UsageError(`there is no device type "${text}": write ${deviceNames.join(', ')} or a path`);
 }
 
 /** The words as they are, once they are known to make sense. */

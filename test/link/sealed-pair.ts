@@ -86,6 +86,12 @@ export class Side {
     this.serve = this.#pair.spawn(['serve', '--bpfhv-proxy', this.#socket, '--port', port, '-v', ...how]);
   }
 
+  /** Has the running backend change to another device type. Returns the code of what went wrong; null: nothing. */
+  async upgrade(device: string): Promise<string | null> {
+    const { error } = (await this.serve.request({ op: 'upgrade', device })) as { error?: { code: string } };
+    return error?.code ?? null;
+  }
+
   /** The guest's TAP is up and has an address. */
   async setUp(): Promise<void> {
     const { interface: name, netns, ip } = this.end;
