@@ -13,6 +13,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<CommandUnknownOpts>> = new Map
   ['demo', async () => (await import('./demo.js')).demoCommand() as CommandUnknownOpts],
   ['serve', async () => (await import('./serve.js')).serveCommand() as CommandUnknownOpts],
   ['guest', async () => (await import('./guest.js')).guestCommand() as CommandUnknownOpts],
+  ['vm', async () => (await import('./vm.js')).vmCommand() as CommandUnknownOpts],
   ['ls', async () => (await import('./ls.js')).lsCommand() as CommandUnknownOpts],
   ['stats', async () => (await import('./stats-command.js')).statsCommand() as CommandUnknownOpts],
   ['dump', async () => (await import('./dump.js')).dumpCommand() as CommandUnknownOpts],
@@ -22,7 +23,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<CommandUnknownOpts>> = new Map
 ]);
 
 /** These move packets whether or not somebody still reads what they print; any other command has nothing left to do then. */
-const GO_ON_UNREAD: ReadonlySet<string> = new Set(['serve', 'guest']);
+const GO_ON_UNREAD: ReadonlySet<string> = new Set(['serve', 'guest', 'vm']);
 
 /** Runs the command that `argv` (as process.argv) names, and sets the process's exit code. */
 export async function main(argv: readonly string[]): Promise<void> {

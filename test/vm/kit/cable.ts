@@ -12,11 +12,13 @@ import { createHash, randomBytes } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { OwnedFd } from '../../../src/linux/fd.js';
 import { changeLink } from '../../../src/linux/link.js';
+import { type LinkMonitor, monitorLink } from '../../../src/linux/link-monitor.js';
 import { createNetns } from '../../../src/linux/netns.js';
 import { addAddress } from '../../../src/linux/route.js';
 import { listenTcp } from '../../../src/linux/socket.js';
 import { silenceIpv6 } from '../../../src/linux/sysctl.js';
 import { openTap, type Tap } from '../../../src/linux/tun.js';
+import type { Program } from '../../link/program.js';
 import type { Vm } from './vm.js';
 
 export const HOST_IP = '10.9.0.1';
@@ -51,6 +53,20 @@ export class Cable {
     }
     this.connect();
     return this.#taps.map(tap => tap.fd);
+  }
+
+  /** Waits until a program has made the TAP that `port` names, and connects it. */
+  async appear(program: Program): Promise<void> {
+    let monitor: LinkMonitor | undefined;
+    await new Promise<void>((resolve, reject) => {
+      monitor = monitorLink(INTERFACE, this.netns, link => {
+        if (link) resolve();
+      });
+      void program.ended.then(() =>
+        reject(new Error(`no ${INTERFACE}: its program ended\n${program.output}`)),
+      );
+    }).finally(() => monitor?.close());
+    this.connect();
   }
 
   /** Gives the interface its address and sets it up. */

@@ -21,6 +21,9 @@ import { BUSYBOX } from './image.js';
  */
 export type QemuName = '7.2' | '11.1';
 
+/** `npm run test:vm` asks for everything, `npm test` for a few. */
+export const LONG = process.env.POLYNIC_LONG === 'vm';
+
 export const QEMUS: readonly QemuName[] = ['7.2', '11.1'];
 
 const found = new Map<QemuName, Qemu>();

@@ -1,0 +1,93 @@
+/** `polynic vm`: a virtual machine in stock QEMU whose NICs are ours, and the command lines that make it. */
+import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Command, Option } from '@commander-js/extra-typings';
+import { MAX_QUEUE_PAIRS } from '../nic/limits.js';
+import { portUsage } from '../port/registry.js';
+import { machineArgs, nicArgs, quoted } from '../vm/command-line.js';
+import { type Accelerator, findQemu } from '../vm/qemu.js';
+import { runVm } from '../vm/run.js';
+import { cleaningUp, UsageError, untilStopped, wholeNumber } from './host.js';
+
+const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
+
+export function vmCommand() {
+  return new Command('vm')
+    .description('start a virtual machine in QEMU with NICs of ours, and say how')
+    .requiredOption(
+      '--port <spec>',
+      `a NIC whose frames go and come there; once for each NIC: ${portUsage.join('  ')}`,
+      (spec: string, all: string[] | undefined) => [...(all ?? []), spec],
+    )
+    .addOption(
+      new Option('--device <kind>', 'how QEMU and the NIC talk')
+        .choices(['vhost-user'])
+        .default('vhost-user'),
+    )
+    .option('--queues <n>', 'queue pairs of each NIC', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
+    .option('--qemu <path>', 'the QEMU to run', 'qemu-system-x86_64')
+    .addOption(
+      new Option('--accel <kind>', 'kvm needs /dev/kvm, which is the default where it can be used').choices([
+        'kvm',
+        'tcg',
+      ]),
+    )
+    .option('--memory <mb>', 'memory of the guest', wholeNumber('--memory', 16, 1 << 24), 1024)
+    .option('--cpus <n>', 'processors of the guest', wholeNumber('--cpus', 1, 255), 2)
+    .option('--kernel <file>', 'the Linux kernel to boot; default: what is on the disk that you add')
+    .option('--initrd <file>', 'its initial root file system')
+    .option('--append <text>', "the kernel's command line")
+    .option('--dry-run', 'print the command lines, start nothing')
+    .argument(
+      '[words...]',
+      'behind --: further words for QEMU, such as disks; -nographic when there are none',
+    )
+    .action((further, options) =>
+      cleaningUp(async later => {
+        if (!options.kernel && (options.initrd || options.append)) {
+          throw new UsageError('--initrd and --append belong to a --kernel');
+        }
+        const qemu = findQemu(options.qemu);
+        const accelerator = (options.accel as Accelerator | undefined) ?? (canUseKvm() ? 'kvm' : 'tcg');
+        const folder = options.dryRun ? '/run' : mkdtempSync(join(tmpdir(), 'polynic-vm-'));
+        if (!options.dryRun) later(() => rmSync(folder, { recursive: true, force: true }));
+        const nics = options.port.map((port, n) => ({
+          port,
+          id: `nic${n}`,
+          socket: join(folder, `nic${n}.sock`),
+        }));
+        const backends = nics.map(({ port, socket }) => [
+          ...['serve', '--vhost-user', socket, '--connect', '--port', port],
+          ...(options.queues > 1 ? ['--queues', String(options.queues)] : []),
+        ]);
+        const machine = machineArgs({
+          ...{ memoryMb: options.memory, cpus: options.cpus, accelerator },
+          ...{ kernel: options.kernel, initrd: options.initrd, append: options.append },
+        });
+        const words = [
+          ...[qemu.path, ...machine],
+          ...nics.flatMap(({ id, socket }) => {
+            const nic = { kind: 'vhost-user', listener: 'qemu', socket, queues: options.queues } as const;
+            return nicArgs(qemu, accelerator, nic, id);
+          }),
+          ...(further.length > 0 ? further : ['-nographic']),
+        ];
+        const say = (line: string) => process.stderr.write(`${line}\n`);
+        for (const backend of backends) say(`polynic ${quoted(backend)}`);
+        say(quoted(words));
+        if (options.dryRun) return;
+        await runVm({ qemu: words, backends, polynic: POLYNIC, log: say }, untilStopped().signal);
+      }),
+    );
+}
+
+function canUseKvm(): boolean {
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,83 @@
+/**
+ * A virtual machine with its NICs, as processes of ours.
+ *
+ * ```
+ *   this process ──┬── QEMU                      has the terminal
+ *                  ├── polynic serve, NIC 0 ──── socket 0, where QEMU listens
+ *                  └── polynic serve, NIC 1 ──── socket 1
+ * ```
+ * A backend that dies is started again, and the guest goes on with it; one that dies at once never will live, and ends the machine.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { VmError } from './errors.js';
+
+/** A backend that ends sooner has something wrong with it that will not pass. */
+const LIVED_MS = 2000;
+
+export interface Processes {
+  /** QEMU's words, itself first. */
+  readonly qemu: readonly string[];
+  /** For each NIC the words behind `polynic`. */
+  readonly backends: readonly (readonly string[])[];
+  /** The program that `polynic` is. */
+  readonly polynic: string;
+  readonly log: (line: string) => void;
+}
+
+/** Runs them until QEMU ends, or `signal` aborts. Rejects with VmError: VM_QEMU (it can't be run, or fails), VM_ENDED (a backend fails). */
+export async function runVm(processes: Processes, signal: AbortSignal): Promise<void> {
+  const { qemu, backends, polynic, log } = processes;
+  const [path, ...words] = qemu as [string, ...string[]];
+  let failure: VmError | null = null;
+  let over = false;
+  const running = new Set<Promise<void>>();
+  const children = new Set<ChildProcess>();
+
+  const machine = spawn(path, words, { stdio: 'inherit' });
+  const end = (): void => void machine.kill('SIGTERM');
+  const serve = (nic: number): void => {
+    const begun = performance.now();
+    // Its standard input is how it knows that we live; it reports to us, and we have no use for that.
+    const child = spawn(process.execPath, [polynic, ...backends[nic]!, '--child-of', String(process.pid)], {
+      stdio: ['pipe', 'ignore', 'inherit'],
+    });
+    children.add(child);
+    const ended = new Promise<void>(resolve => {
+      child.once('close', (code, killer) => {
+        children.delete(child);
+        resolve();
+        if (over) return;
+        const how = killer ?? `exit code ${code}`;
+        if (performance.now() - begun < LIVED_MS) {
+          failure = new VmError('VM_ENDED', `the backend of NIC ${nic} ended at once: ${how}`);
+          end();
+        } else {
+          log(`the backend of NIC ${nic} ended (${how}): starting another`);
+          serve(nic);
+        }
+      });
+    });
+    running.add(ended);
+    void ended.then(() => running.delete(ended));
+  };
+  for (const nic of backends.keys()) serve(nic);
+  signal.addEventListener('abort', end, { once: true });
+
+  await new Promise<void>(resolve => {
+    machine.once('error', error => {
+      failure ??= new VmError('VM_QEMU', `${path}: ${error.message}`);
+      resolve();
+    });
+    machine.once('close', (code, killer) => {
+      if (code !== 0 && !signal.aborted) {
+        failure ??= new VmError('VM_QEMU', `QEMU ended: ${killer ?? `exit code ${code}`}`);
+      }
+      resolve();
+    });
+  });
+  over = true;
+  signal.removeEventListener('abort', end);
+  for (const child of children) child.kill('SIGTERM');
+  await Promise.all(running);
+  if (failure) throw failure;
+}
