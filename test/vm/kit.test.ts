@@ -4,11 +4,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Cable, configure, shown } from './kit/cable.js';
-import { QEMUS, vmTest } from './kit/needs.js';
+import { LONG, QEMUS, vmTest } from './kit/needs.js';
 import { FIRST_FD, Vm } from './kit/vm.js';
 
 const BYTES = 20_000_000;
 const inherited = (fds: readonly number[]): number[] => fds.map((_, n) => FIRST_FD + n);
+
+/** Everyday, what does not depend on the QEMU is looked at once. */
+const EVERYDAY = '11.1';
 
 for (const qemu of QEMUS) {
   vmTest("a guest on QEMU's own TAP pings and moves TCP both ways", qemu, async t => {
@@ -20,6 +23,8 @@ for (const qemu of QEMUS) {
     t.diagnostic(await cable.ping(vm));
     t.diagnostic(shown(await cable.tcp(vm, BYTES)));
   });
+
+  if (!LONG && qemu !== EVERYDAY) continue;
 
   vmTest("two queues of QEMU's own TAP", qemu, async t => {
     using cable = new Cable();
@@ -81,8 +86,8 @@ for (const qemu of QEMUS) {
   });
 }
 
-vmTest('polynic runs in a guest', '11.1', async t => {
-  await using vm = await Vm.start({ qemu: '11.1', image: 'node', cpus: 2 });
+vmTest('polynic runs in a guest', EVERYDAY, async t => {
+  await using vm = await Vm.start({ qemu: EVERYDAY, image: 'node', cpus: 2 });
   t.diagnostic(`booted in ${Math.round(vm.bootMs)} ms`);
   assert.match(await vm.run('node --version'), /^v\d+/);
   assert.match(await vm.run('node /polynic/bin/polynic.js --version'), /^\d+\.\d+\.\d+\n$/);
