@@ -9,7 +9,7 @@
  *        ◄── ready SECONDS                a line, once: how long the kernel and this have taken
  *        ◄── ID CODE =STDOUT =STDERR      a line for each script, when it has ended; both in base64
  * ```
- * `load NAME` in such a script loads an optional module with all that it needs.
+ * `load LIST` in such a script loads one of the other lists of modules, each with all that it needs (image.ts).
  */
 export const PORT_NAME = 'polynic.agent';
 

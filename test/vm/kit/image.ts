@@ -22,17 +22,14 @@ export type ImageName = 'tiny' | 'node';
 export const BUSYBOX = '/bin/busybox';
 const ROOT = fileURLToPath(new URL('../../../..', import.meta.url));
 
-/** What the guest's init loads, and what scripts may `load`. */
-const BOOT_MODULES = ['virtio_pci', 'virtio_console', 'virtio_net'];
-const OPTIONAL_MODULES = [
-  'tun',
-  'veth',
-  'af_packet',
-  'vfio_pci',
-  'vfio_iommu_type1',
-  'vhost_net',
-  'vhost_vdpa',
-];
+/** Modules by the list that names them in the guest: init loads `boot`, scripts may `load` the others. */
+const MODULES: Readonly<Record<string, readonly string[]>> = {
+  boot: ['virtio_pci', 'virtio_console', 'virtio_net'],
+  tun: ['tun'],
+  veth: ['veth'],
+  vfio: ['vfio_pci', 'vfio_iommu_type1'],
+  vhost_net: ['vhost_net'],
+};
 
 const made = new Map<ImageName, string>();
 
@@ -40,7 +37,7 @@ const made = new Map<ImageName, string>();
 export function imagePath(name: ImageName): string {
   const path = made.get(name);
   if (path !== undefined) return path;
-  const folder = mkdtempSync(join(tmpdir(), `polynic-image-`));
+  const folder = mkdtempSync(join(tmpdir(), 'polynic-image-'));
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   const image = join(folder, `${name}.cpio`);
   writeCpio(image, new Map([...tinyTree(), ...(name === 'node' ? nodeTree() : [])]));
@@ -53,17 +50,8 @@ function* tinyTree(): Generator<[string, Entry]> {
   yield ['/bin/busybox', { content: readFileSync(BUSYBOX) }];
   const modules = new KernelModules(cachedKernel()!.modules);
   const files = new Set<string>();
-  for (const [list, names] of [
-    ['boot', BOOT_MODULES] as const,
-    ...OPTIONAL_MODULES.map(name => [name, [name]] as const),
-  ]) {
-    let paths: string[];
-    try {
-      paths = modules.inOrder(names);
-    } catch (error) {
-      if (list === 'boot') throw error;
-      continue; // built in, or not in this kernel: `load` says so
-    }
+  for (const [list, names] of Object.entries(MODULES)) {
+    const paths = modules.inOrder(names);
     for (const path of paths) files.add(path);
     yield [`/modules/${list}`, { content: paths.map(path => `/modules/${basename(path)}\n`).join('') }];
   }

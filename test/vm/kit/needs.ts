@@ -14,7 +14,6 @@ import { BUSYBOX } from './image.js';
  *                            7.2                         11.1
  *   vhost-user               yes; MSI-X only with KVM    yes
  *   vfio-user                no                          yes
- *   vhost-vdpa               yes                         yes
  *   migration, hot-plug      yes                         yes
  *   state of the backend     no                          yes (DEVICE_STATE)
  * ```
