@@ -2,6 +2,9 @@
 import type { PortDescriptor } from '../port/port.js';
 import type { Direction } from './control.js';
 
+/** The "device type" of virtqueues, which no bpfhv device has: their format stands in their structures. */
+export const VIRTIO = 'virtio';
+
 /** What a worker starts with. */
 export interface WorkerData {
   readonly device: string;
@@ -19,8 +22,11 @@ export interface WorkerData {
 /** One queue of a direction that starts. */
 export interface QueueStart {
   readonly queue: number;
+  /** -1: none, the queue is looked at again and again. */
   readonly kick: number;
   readonly irq: number;
+  /** Transmit: what the guest sends goes nowhere. */
+  readonly discard: boolean;
 }
 
 /** With the place of its pair among the worker's: pairs and lanes of the same number belong together. */
@@ -35,7 +41,7 @@ export interface QueueMove {
 }
 
 export type WorkerCommand =
-  /** `device` is the type of ring that the queues have. */
+  /** `device` is the type of ring that the queues have; these run from now on and no others, those that did go on where they are. */
   | {
       readonly op: 'start';
       readonly device: string;
@@ -49,3 +55,9 @@ export type WorkerCommand =
   | { readonly op: 'spin'; readonly spin: boolean }
   | { readonly op: 'irq'; readonly queue: number; readonly irq: number }
   | { readonly op: 'remap'; readonly regions: number; readonly queues: readonly QueueMove[] };
+
+/** What a worker tells without being asked. */
+export type WorkerEvent =
+  | { readonly note: string }
+  /** A queue stands still until it is started again: its structure says what it lacks, or, where it is a buffer, `flat` is its address in this process. */
+  | { readonly miss: number; readonly flat: bigint };

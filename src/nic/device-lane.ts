@@ -28,6 +28,10 @@ export interface LaneQueue {
   readonly stats: number;
   readonly kick: number;
   irq: number;
+  /** Transmit: frames go nowhere. */
+  readonly discard: boolean;
+  /** It has met an address that has to be made known first (VIRTQ_MISS): somebody was told, and starts it again. */
+  waits: boolean;
 }
 
 /** What the lanes of a worker share. */
@@ -36,9 +40,13 @@ export interface LaneHost {
   readonly calls: DatapathExports;
   /** The format of the queues' rings. */
   ring: Ring;
+  /** They are virtqueues, which may lack an address. */
+  virtio: boolean;
   readonly txBatch: Batch;
   readonly rxBatch: Batch;
   readonly capture: FrameCapture | null;
+  /** Tells that the queue waits; `flat`: for a buffer at that address of the process, 0: its structure says for what. */
+  miss(queue: number, flat: bigint): void;
 }
 
 export class DeviceLane {
@@ -140,13 +148,15 @@ export class DeviceLane {
 
   /** One batch from ring to port. Returns the descriptors that are done. */
   #transmit(queue: LaneQueue): number {
+    if (queue.waits) return 0;
     const { ring, txBatch: batch, capture } = this.#host;
     const before = this.#consumed(queue);
     const frames = ring.pop(queue.address, batch.address, L.MAX_BATCH);
-    const taken = frames === 0 ? 0 : this.#port.put(batch);
+    const taken = frames === 0 || queue.discard ? frames : this.#port.put(batch);
     if (capture !== null && taken > 0) capture.record(batch, taken, OUTBOUND);
     this.#full = taken < frames;
     if (ring.complete(queue.address, batch.address, taken)) this.interrupt(queue);
+    this.#lookForMiss(queue);
     return (this.#consumed(queue) - before) >>> 0;
   }
 
@@ -164,6 +174,7 @@ export class DeviceLane {
 
   /** One batch from port to ring. Returns the frames. */
   #receive(queue: LaneQueue): number {
+    if (queue.waits) return 0;
     const { ring, rxBatch: batch, capture } = this.#host;
     const room = ring.room(queue.address, batch.address, this.#look);
     const filled = room === 0 ? 0 : this.#port.get(batch);
@@ -172,7 +183,15 @@ export class DeviceLane {
     else if (filled < room) this.#readable = false;
     this.#look = Math.min(L.MAX_BATCH, Math.max(FIRST_LOOK, 2 * filled));
     if (ring.push(queue.address, batch.address, filled)) this.interrupt(queue);
+    this.#lookForMiss(queue);
     return filled;
+  }
+
+  #lookForMiss(queue: LaneQueue): void {
+    if (!this.#host.virtio || this.#host.window.words[(queue.address + L.VIRTQ_MISS_LENGTH) >>> 2] === 0)
+      return;
+    queue.waits = true;
+    this.#host.miss(queue.address, 0n);
   }
 
   #takeKick(queue: LaneQueue, poller: Poller, entry: number): boolean {

@@ -18,17 +18,24 @@ import { attachPort } from '../port/registry.js';
 import { Batch } from '../ring/batch.js';
 import { type Datapath, loadDatapath } from '../ring/datapath.js';
 import { deviceType } from '../ring/registry.js';
+import type { Ring } from '../ring/ring.js';
+import { virtqRing } from '../ring/virtio/virtq.js';
 import { FrameCapture } from './capture.js';
-import type { SlotStart, WorkerCommand, WorkerData } from './commands.js';
+import { type SlotStart, VIRTIO, type WorkerCommand, type WorkerData, type WorkerEvent } from './commands.js';
 import { DeviceLane, type LaneHost, type LaneQueue } from './device-lane.js';
 import { type Loop, type LoopStart, runLoop } from './thread.js';
 
 const MAX_QUEUES = 64;
 
+/** What works on rings of that type. */
+function ringOf(device: string, datapath: Datapath): Ring {
+  return device === VIRTIO ? virtqRing(datapath) : deviceType(device)!.ring(datapath);
+}
+
 class DeviceLoop implements Loop<WorkerCommand, number> {
   readonly pollEntries = 2 * MAX_QUEUES;
   readonly pauseMicroseconds: number;
-  /** Only while there are queues: a worker that has none takes no core. */
+  /** Only while there are queues: a worker that has none takes no core. And as long as there is one without a doorbell. */
   spin = false;
   readonly #window: Window;
   readonly #datapath: Datapath;
@@ -39,6 +46,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   #next = 0;
 
   constructor({ window, data, emit }: LoopStart<WorkerData>) {
+    const tell = (event: WorkerEvent) => emit(event);
     const datapath = loadDatapath(window);
     const { calls } = datapath;
     this.#window = window;
@@ -47,10 +55,13 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     this.#host = {
       window,
       calls,
-      ring: deviceType(data.device)!.ring(datapath),
+      ring: ringOf(data.device, datapath),
+      virtio: data.device === VIRTIO,
       txBatch: new Batch(window, data.txBatch),
       rxBatch: new Batch(window, data.rxBatch),
-      capture: data.capture < 0 ? null : new FrameCapture(data.capture, window, calls, emit),
+      miss: (miss, flat) => tell({ miss, flat }),
+      capture:
+        data.capture < 0 ? null : new FrameCapture(data.capture, window, calls, note => tell({ note })),
     };
     this.pauseMicroseconds = data.sleepMicroseconds;
     this.#wantsSpin = data.spin;
@@ -136,7 +147,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   /** The rings have this format from now on; none is in use. */
   #setDevice(device: string): void {
     if (device === this.#device) return;
-    this.#host.ring = deviceType(device)!.ring(this.#datapath);
+    this.#host.ring = ringOf(device, this.#datapath);
+    this.#host.virtio = device === VIRTIO;
     this.#device = device;
   }
 
@@ -145,7 +157,10 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     for (const [i, lane] of this.#lanes.entries()) {
       const own = starts
         .filter(({ slot }) => (direction === 'tx' ? Math.min(slot, last) : slot) === i)
-        .map(({ queue, kick, irq }) => ({ address: queue, stats: queue + L.QUEUE_STATS, kick, irq }));
+        .map(({ queue, kick, irq, discard }) => ({
+          ...{ address: queue, stats: queue + L.QUEUE_STATS, kick, irq, discard },
+          waits: false,
+        }));
       if (direction === 'tx') lane.tx = own;
       else lane.rx = own[0] ?? null;
       lane.begin();
@@ -168,7 +183,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   }
 
   #setSpin(): void {
-    this.spin = this.#wantsSpin && this.#lanes.some(({ rx, tx }) => rx !== null || tx.length > 0);
+    const queues = this.#lanes.flatMap(({ rx, tx }) => (rx === null ? tx : [...tx, rx]));
+    this.spin = queues.length > 0 && (this.#wantsSpin || queues.some(({ kick }) => kick < 0));
   }
 
   #setIrq(address: number, irq: number): void {

@@ -6,15 +6,13 @@
  */
 import { EventFd } from '../linux/eventfd.js';
 import type { OwnedFd } from '../linux/fd.js';
-import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
-import { MemoryError, type Window } from '../memory/window.js';
-import { createCapture } from '../port/pcapng/index.js';
+import { MemoryError } from '../memory/window.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { offloadsOf } from '../ring/features.js';
 import type { DeviceType } from '../ring/ring.js';
-import type { QueueMove, WorkerCommand, WorkerData } from './commands.js';
+import type { QueueMove } from './commands.js';
 import type { ContextSizes, Contract } from './contract.js';
 import {
   type Direction,
@@ -23,12 +21,12 @@ import {
   NicError,
   type NicParameters,
 } from './control.js';
-import { Crew, deal } from './crew.js';
 import { dumpNic } from './dump.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { Queue, QueueStats } from './queue.js';
 import { Signals } from './signals.js';
 import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
+import { Workers, type WorkersOptions } from './workers.js';
 
 /** Which requests are answered with an error while a direction is enabled. What prepares an announced contract goes there, and is allowed. */
 const WHILE_RUNNING = {
@@ -41,24 +39,12 @@ const WHILE_RUNNING = {
   setUpgrade: true,
 } as const;
 
-export interface NicOptions {
-  readonly window: Window;
-  readonly arena: Arena;
+export interface NicOptions extends WorkersOptions {
   readonly device: DeviceType;
-  readonly port: PortHandle;
   readonly limits?: Partial<NicLimits>;
   /** Feature bits to offer, of those that the device type has; default: all of them. */
   readonly features?: bigint;
-  readonly spin?: boolean;
-  /** Workers that the queue pairs are dealt out to; fewer when port or limits have no work for so many, one with a capture. Default: one. */
-  readonly workers?: number;
-  /** Sleep after every turn of the worker, microseconds. */
-  readonly sleepMicroseconds?: number;
   readonly requireSealed?: boolean;
-  /** Write every frame, of both directions, to this pcapng file. */
-  readonly capture?: string | undefined;
-  /** Sentences for the operator. */
-  readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
 }
 
 export interface NicStats {
@@ -69,22 +55,18 @@ export class Nic implements NicControl {
   readonly #options: NicOptions;
   readonly #contracts: Contracts;
   readonly #memory: GuestMemory;
-  readonly #crew: Crew<WorkerCommand, number>;
-  readonly #capture: OwnedFd | null;
+  readonly #workers: Workers;
   readonly #enabled = { rx: false, tx: false };
-  #port: PortHandle;
-  #spin: boolean;
   #table: RegionTable | null = null;
   #signals: Signals[] = [];
   #signalled = { rx: 0, tx: 0 };
   #upgrade: EventFd | null = null;
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
-  #failure: Error | null = null;
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
-  private constructor(options: NicOptions, crew: Crew<WorkerCommand, number>, capture: OwnedFd | null) {
+  private constructor(options: NicOptions, workers: Workers) {
     this.#options = options;
     this.#memory = new GuestMemory(options.window, options.arena, {
       requireSealed: options.requireSealed ?? false,
@@ -107,44 +89,15 @@ export class Nic implements NicControl {
       options.device,
       options.features,
     );
-    this.#port = options.port;
-    this.#spin = options.spin ?? false;
-    this.#crew = crew;
-    this.#capture = capture;
-    crew.onEvent = message => this.#log('warn', message as string);
-    crew.onFailure = error => {
-      this.#failure = error;
-      this.#log('error', `the datapath worker failed: ${error.message}`);
-      this.onFailure(error);
-    };
+    this.#workers = workers;
+    workers.onFailure = error => this.onFailure(error);
   }
 
   /** Starts the NIC's workers. Throws when programs or workers can't be loaded. */
   static async start(options: NicOptions): Promise<Nic> {
-    const { window, arena, device, port } = options;
-    const capture =
-      options.capture === undefined ? null : createCapture(options.capture, port.lanes[0]!.name);
-    const { workers = 1, limits } = options;
-    // A capture is one file, which one worker writes.
-    const size = capture ? 1 : Math.min(workers, port.lanes.length, limits?.queuePairs ?? MAX_QUEUE_PAIRS);
-    const lanes = deal(port.lanes, size);
-    try {
-      const crew = await Crew.start<WorkerCommand, number>(new URL('./device-loop.js', import.meta.url), {
-        ...{ window, arena, name: 'nic', size },
-        data: (worker, batches): WorkerData => ({
-          device: device.name,
-          lanes: lanes[worker]!,
-          spin: options.spin ?? false,
-          sleepMicroseconds: options.sleepMicroseconds ?? 0,
-          ...batches,
-          capture: capture?.fd ?? -1,
-        }),
-      });
-      return new Nic(options, crew, capture);
-    } catch (error) {
-      capture?.close();
-      throw error;
-    }
+    const { device, limits } = options;
+    const workers = await Workers.start(options, device.name, limits?.queuePairs ?? MAX_QUEUE_PAIRS);
+    return new Nic(options, workers);
   }
 
   get running(): boolean {
@@ -165,11 +118,11 @@ export class Nic implements NicControl {
   }
 
   get port(): PortHandle {
-    return this.#port;
+    return this.#workers.port;
   }
 
   get spin(): boolean {
-    return this.#spin;
+    return this.#workers.spin;
   }
 
   /** Feature bits that the guest has accepted. */
@@ -278,7 +231,7 @@ export class Nic implements NicControl {
     const former = signals!.setIrq(fd);
     const queue = this.#contract.queues[index];
     if (this.running && queue)
-      await this.#crew.call(() => ({ op: 'irq', queue: queue.address, irq: signals!.irqFd }));
+      await this.#workers.call(() => ({ op: 'irq', queue: queue.address, irq: signals!.irqFd }));
     former?.close();
   }
 
@@ -292,7 +245,7 @@ export class Nic implements NicControl {
 
   async enable(direction: Direction): Promise<void> {
     if (this.#enabled[direction]) return;
-    if (this.#failure) throw this.#failure;
+    if (this.#workers.failure) throw this.#workers.failure;
     if (!this.running && this.#contracts.due) await this.#swap(this.#contracts.due);
     this.#checkComplete(this.#contract, `enable ${direction}`);
     if (this.#resume[direction]) {
@@ -302,7 +255,8 @@ export class Nic implements NicControl {
           this.#log('warn', `queue ${queue.index}: indices make no sense, it stands still`);
       }
     }
-    await this.#start(direction);
+    // Commands are carried out in order: who stops again waits for this one too, and nobody else needs to.
+    this.#start(direction).catch((error: Error) => this.#workers.fail(error));
     this.#enabled[direction] = true;
     this.#log('info', `${direction} enabled`);
   }
@@ -327,9 +281,8 @@ export class Nic implements NicControl {
   async close(): Promise<void> {
     await this.#stop('tx', true);
     await this.disconnect();
-    await this.#crew.stop();
+    await this.#workers.close();
     this.#contracts.close();
-    this.#capture?.close();
   }
 
   get #contract(): Contract {
@@ -349,17 +302,12 @@ export class Nic implements NicControl {
 
   /** The port hands the guest no more than it takes. */
   #setPortOffloads(): void {
-    this.#port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
+    this.port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
   }
 
   /** The kernel, or whoever is behind the port, uses no lane that nobody reads. */
   #useLanes(): void {
-    this.#port.useLanes?.(this.#queuesOf('rx').length);
-  }
-
-  /** Workers that have something to do: no more than the port has lanes. */
-  get #hands(): number {
-    return Math.min(this.#crew.size, this.#port.lanes.length);
+    this.port.useLanes?.(this.#queuesOf('rx').length);
   }
 
   #queuesOf(direction: Direction): Queue[] {
@@ -367,28 +315,21 @@ export class Nic implements NicControl {
   }
 
   async #start(direction: Direction): Promise<void> {
-    const device = this.#contract.device.name;
     const queues = this.#queuesOf(direction).map(({ index, address }, pair) => {
       const { kickFd, irqFd } = this.#signalsOf(index);
-      return { queue: address, kick: kickFd, irq: irqFd, slot: Math.floor(pair / this.#hands) };
+      return { queue: address, kick: kickFd, irq: irqFd, discard: false, pair };
     });
-    const dealt = deal(queues, this.#hands);
-    await this.#crew.call(worker => ({ op: 'start', device, direction, queues: dealt[worker] ?? [] }));
+    await this.#workers.run(this.#contract.device.name, direction, queues);
   }
 
   /** Port and way of waiting, between two turns of the worker. */
   async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
-    if (spin !== undefined) {
-      await this.#crew.call(() => ({ op: 'spin', spin }));
-      this.#spin = spin;
-    }
+    if (spin !== undefined) await this.#workers.setSpin(spin);
     if (port) {
       port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
       const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
-      for (const direction of running) await this.#crew.call(() => ({ op: 'stop', direction, drain: false }));
-      this.#port = port;
-      const lanes = deal(port.lanes, this.#hands);
-      await this.#crew.call(worker => ({ op: 'port', lanes: lanes[worker] ?? [] }));
+      for (const direction of running) await this.#workers.stop(direction, false);
+      await this.#workers.setPort(port);
       this.#useLanes();
       for (const direction of running) await this.#start(direction);
     }
@@ -416,13 +357,7 @@ export class Nic implements NicControl {
 
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
-    const undone = await this.#crew
-      .call(() => ({ op: 'stop', direction, drain }))
-      .catch(error => {
-        if (!this.#failure) throw error;
-        return []; // workers that have failed use nothing any more
-      });
-    const left = undone.reduce((sum, n) => sum + n, 0);
+    const left = await this.#workers.stop(direction, drain);
     this.#enabled[direction] = false;
     this.#resume[direction] = true;
     if (left > 0)
@@ -441,12 +376,13 @@ export class Nic implements NicControl {
         if (context !== null) placed.set(queue, context);
       }
       if (this.running) {
-        const moves = Array.from({ length: this.#crew.size }, (): QueueMove[] => []);
+        const moves: QueueMove[][] = [];
         for (const [queue, context] of placed) {
-          if (this.#inUse(queue)) moves[this.#workerOf(queue)]!.push({ queue: queue.address, context });
+          if (this.#inUse(queue))
+            (moves[this.#workerOf(queue)] ??= []).push({ queue: queue.address, context });
         }
         const regions = next.address;
-        await this.#crew.call(worker => ({ op: 'remap', regions, queues: moves[worker]! }));
+        await this.#workers.call(worker => ({ op: 'remap', regions, queues: moves[worker] ?? [] }));
       }
     } catch (error) {
       for (const queue of placed.keys()) next.unpin(queue.contextGpa!, queue.contextSize);
@@ -467,7 +403,7 @@ export class Nic implements NicControl {
   /** The only one that may touch the queue while it runs. */
   #workerOf({ index, direction }: Queue): number {
     const pair = direction === 'rx' ? index : index - this.#queuesOf('rx').length;
-    return pair % this.#hands;
+    return this.#workers.workerOf(pair);
   }
 
   /** A worker may look at it. */

@@ -1,0 +1,162 @@
+/**
+ * The workers of a NIC and what they work with, whatever the queues are: the port with its lanes, a capture, the way of waiting. Nic and VirtioNic
+ * decide which queues run; here they are dealt out.
+ */
+import type { OwnedFd } from '../linux/fd.js';
+import type { Arena } from '../memory/arena.js';
+import type { Window } from '../memory/window.js';
+import { createCapture } from '../port/pcapng/index.js';
+import type { PortHandle } from '../port/port.js';
+import type { QueueStart, WorkerCommand, WorkerData, WorkerEvent } from './commands.js';
+import type { Direction } from './control.js';
+import { Crew, deal } from './crew.js';
+
+/** Of any NIC. */
+export interface WorkersOptions {
+  readonly window: Window;
+  readonly arena: Arena;
+  readonly port: PortHandle;
+  readonly spin?: boolean;
+  /** Workers that the queue pairs are dealt out to; fewer when port or limits have no work for so many, one with a capture. Default: one. */
+  readonly workers?: number;
+  /** Sleep after every turn of the worker, microseconds. */
+  readonly sleepMicroseconds?: number;
+  /** Write every frame, of both directions, to this pcapng file. */
+  readonly capture?: string | undefined;
+  /** Sentences for the operator. */
+  readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
+}
+
+/** A queue that is to run, and the number of its pair. */
+export interface PairStart extends QueueStart {
+  readonly pair: number;
+}
+
+export class Workers {
+  readonly #crew: Crew<WorkerCommand, number>;
+  readonly #capture: OwnedFd | null;
+  readonly #log: NonNullable<WorkersOptions['log']>;
+  #port: PortHandle;
+  #spin: boolean;
+  #failure: Error | null = null;
+  /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
+  onFailure: (error: Error) => void = () => {};
+  /** Called when a queue stands still because of an address: that of its structure, and of what it lacks where that is a buffer. */
+  onMiss: (queue: number, flat: bigint) => void = () => {};
+
+  private constructor(
+    { port, spin = false, log = () => {} }: WorkersOptions,
+    crew: Crew<WorkerCommand, number>,
+    capture: OwnedFd | null,
+  ) {
+    this.#port = port;
+    this.#spin = spin;
+    this.#log = log;
+    this.#crew = crew;
+    this.#capture = capture;
+    crew.onEvent = event => {
+      const said = event as WorkerEvent;
+      if ('miss' in said) this.onMiss(said.miss, said.flat);
+      else log('warn', said.note);
+    };
+    crew.onFailure = error => this.fail(error);
+  }
+
+  /** `device`: the type of ring that the queues have at first; `queuePairs`: at most. Throws when workers can't be started, CaptureError. */
+  static async start(options: WorkersOptions, device: string, queuePairs: number): Promise<Workers> {
+    const { window, arena, port, workers = 1, spin = false, sleepMicroseconds = 0 } = options;
+    const capture =
+      options.capture === undefined ? null : createCapture(options.capture, port.lanes[0]!.name);
+    // A capture is one file, which one worker writes.
+    const size = capture ? 1 : Math.min(workers, port.lanes.length, queuePairs);
+    const lanes = deal(port.lanes, size);
+    try {
+      const crew = await Crew.start<WorkerCommand, number>(new URL('./device-loop.js', import.meta.url), {
+        ...{ window, arena, name: 'nic', size },
+        data: (worker, batches): WorkerData => ({
+          ...{ device, lanes: lanes[worker]!, spin, sleepMicroseconds },
+          ...batches,
+          capture: capture?.fd ?? -1,
+        }),
+      });
+      return new Workers(options, crew, capture);
+    } catch (error) {
+      capture?.close();
+      throw error;
+    }
+  }
+
+  get port(): PortHandle {
+    return this.#port;
+  }
+
+  get spin(): boolean {
+    return this.#spin;
+  }
+
+  /** Not null: what made a worker fail. */
+  get failure(): Error | null {
+    return this.#failure;
+  }
+
+  /** A worker does not do what it was told: for the owner as if it had ended. */
+  fail(error: Error): void {
+    if (this.#failure) return;
+    this.#failure = error;
+    this.#log('error', `the datapath worker failed: ${error.message}`);
+    this.onFailure(error);
+  }
+
+  /** The only one that may touch the queues of a pair while they run. */
+  workerOf(pair: number): number {
+    return pair % this.#hands;
+  }
+
+  /** Has every worker handle a command between two turns, each its own. */
+  call(command: (worker: number) => WorkerCommand): Promise<number[]> {
+    return this.#crew.call(command);
+  }
+
+  /** These queues of a direction run from now on, and no others; those that did go on where they are. */
+  async run(device: string, direction: Direction, queues: readonly PairStart[]): Promise<void> {
+    const hands = this.#hands;
+    const dealt = Array.from({ length: this.#crew.size }, (_, worker) =>
+      queues
+        .filter(({ pair }) => pair % hands === worker)
+        .map(({ pair, ...start }) => ({ ...start, slot: Math.floor(pair / hands) })),
+    );
+    await this.call(worker => ({ op: 'start', device, direction, queues: dealt[worker]! }));
+  }
+
+  /** No queue of the direction runs any more. With `drain`, what the guest has published so far is transmitted; returns what the port did not take. */
+  async stop(direction: Direction, drain: boolean): Promise<number> {
+    const undone = await this.call(() => ({ op: 'stop', direction, drain })).catch(error => {
+      if (!this.#failure) throw error;
+      return []; // workers that have failed use nothing any more
+    });
+    return undone.reduce((sum, n) => sum + n, 0);
+  }
+
+  async setSpin(spin: boolean): Promise<void> {
+    await this.call(() => ({ op: 'spin', spin }));
+    this.#spin = spin;
+  }
+
+  /** Frames go to, and come from, another port. No queue runs. */
+  async setPort(port: PortHandle): Promise<void> {
+    this.#port = port;
+    const lanes = deal(port.lanes, this.#hands);
+    await this.call(worker => ({ op: 'port', lanes: lanes[worker] ?? [] }));
+  }
+
+  /** Ends the workers after their present turns. The port stays its owner's. */
+  async close(): Promise<void> {
+    await this.#crew.stop();
+    this.#capture?.close();
+  }
+
+  /** Workers that have something to do: no more than the port has lanes. */
+  get #hands(): number {
+    return Math.min(this.#crew.size, this.#port.lanes.length);
+  }
+}
