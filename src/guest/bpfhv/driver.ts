@@ -352,6 +352,7 @@ export class BpfhvDriver {
     await this.#crew.call(() => ({ op: 'stopTransmit' }));
     await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
     this.#untimed = true;
+    this.#probation = Number.POSITIVE_INFINITY; // the new programs run from here on
     this.#fitNetdev(contract);
     const switched = this.#hand('switch', queues);
     await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
@@ -361,7 +362,7 @@ export class BpfhvDriver {
     await this.#crew.call(() => ({ op: 'go', at }));
     former.close();
     this.#running = enabled;
-    this.#broken = !enabled;
+    if (!enabled) this.#broken = true;
     this.#probation = performance.now() + PROBATION_MS;
     this.#count(seized);
     this.#probed(`upgraded, ${reclaimed} unused buffers reclaimed`, contract);
