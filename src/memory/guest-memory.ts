@@ -15,9 +15,9 @@
 import { fstatSync } from 'node:fs';
 import * as L from '../../datapath/layout.js';
 import type { OwnedFd } from '../linux/fd.js';
-import { inspectMemory, type MemoryFacts } from '../linux/memfd.js';
-import { type Mapping, mapFlat } from '../linux/mmap.js';
+import { inspectMemory } from '../linux/memfd.js';
 import type { Arena } from './arena.js';
+import { Backing, type FileSpan } from './backing.js';
 import { MemoryError, type Window } from './window.js';
 
 /** One region as a peer describes it. Sizes and offsets in bytes. */
@@ -29,6 +29,8 @@ export interface RegionSpec {
 }
 
 export interface GuestMemoryOptions {
+  /** Map files as a whole where they fit into the window: for peers that describe the same file bit by bit. */
+  readonly wholeFiles?: boolean;
   /** Refuse memory that its owner can still shrink. */
   readonly requireSealed?: boolean;
   /** Called with a sentence about memory that could kill this process. */
@@ -41,6 +43,18 @@ interface Region {
   readonly backing: Backing;
   /** Bytes from the backing's first byte. */
   readonly offset: number;
+  /** DENY_* */
+  readonly denied: number;
+}
+
+/** A part of a table under other addresses. */
+export interface Alias {
+  readonly address: bigint;
+  readonly size: bigint;
+  /** Where it is in the table. */
+  readonly target: bigint;
+  /** DENY_* */
+  readonly denied: number;
 }
 
 const U64 = 1n << 64n;
@@ -77,6 +91,7 @@ export class GuestMemory {
           size: spec.size,
           backing,
           offset: Number(spec.mmapOffset) - backing.start,
+          denied: 0,
         };
       });
       return new RegionTable(this.#window, this.#arena, join(regions), () => this.#drop(backings.values()));
@@ -98,7 +113,7 @@ export class GuestMemory {
       if (this.#options.requireSealed) throw new MemoryError('MEMORY_UNSEALED', message);
       this.#options.note?.(message);
     }
-    const backing = new Backing(this.#window, key, file);
+    const backing = new Backing(this.#window, key, file, this.#options.wholeFiles ?? false);
     this.#backings.add(backing);
     return backing;
   }
@@ -110,13 +125,6 @@ export class GuestMemory {
       this.#backings.delete(backing);
     }
   }
-}
-
-interface FileSpan {
-  fd: OwnedFd;
-  facts: MemoryFacts;
-  start: number;
-  end: number;
 }
 
 /** Checks every region against its file; the span of a file is what all its regions need, in whole pages. */
@@ -168,102 +176,86 @@ function join(regions: Region[]): Region[] {
   return joined;
 }
 
-/** A span of a file in this process: in the window when it fits, else flat. */
-class Backing {
-  readonly key: string;
-  readonly start: number;
-  readonly end: number;
-  /** Window address of byte `start`, 0 = not in the window. */
-  readonly window: number;
-  /** Address in this process of byte `start`. */
-  readonly flat: number;
-  readonly #mapping: Mapping;
-  readonly #fd: OwnedFd;
-  readonly #pageSize: number;
-  readonly #pins = new Map<string, { address: number; mapping: Mapping; users: number }>();
-  readonly #home: Window;
-  users = 1;
-
-  constructor(window: Window, key: string, { fd, facts, start, end }: FileSpan) {
-    this.key = key;
-    this.start = start;
-    this.end = end;
-    this.#home = window;
-    this.#pageSize = facts.pageSize;
-    this.#fd = fd.dup();
-    try {
-      const range = { fd: this.#fd.fd, fileOffset: start, length: end - start, name: fd.name };
-      const overlay = window.overlay(range, facts.pageSize);
-      this.#mapping = overlay?.mapping ?? mapFlat(range);
-      this.window = overlay?.address ?? 0;
-      this.flat = this.#mapping.address;
-    } catch (error) {
-      this.#fd.close();
-      throw error;
-    }
-  }
-
-  /** Window address of `length` bytes at `offset`, mapped for this purpose when the whole is not in the window. */
-  pin(offset: number, length: number): number {
-    if (this.window !== 0) return this.window + offset;
-    const { first, end, key } = this.#pages(offset, length);
-    let pin = this.#pins.get(key);
-    if (!pin) {
-      const range = { fd: this.#fd.fd, fileOffset: first, length: end - first, name: this.#fd.name };
-      const overlay = this.#home.overlay(range, this.#pageSize);
-      if (!overlay)
-        throw new MemoryError('MEMORY_FULL', `no room in the window for ${length} bytes of ${this.#fd.name}`);
-      this.#pins.set(key, (pin = { ...overlay, users: 0 }));
-    }
-    pin.users++;
-    return pin.address + (this.start + offset - first);
-  }
-
-  /** Takes one `pin` of the same bytes back. */
-  unpin(offset: number, length: number): void {
-    const { key } = this.#pages(offset, length);
-    const pin = this.#pins.get(key);
-    if (!pin || --pin.users > 0) return;
-    pin.mapping.close();
-    this.#pins.delete(key);
-  }
-
-  /** The pages of the file that hold these bytes. */
-  #pages(offset: number, length: number): { first: number; end: number; key: string } {
-    const first = Math.floor((this.start + offset) / this.#pageSize) * this.#pageSize;
-    const end = Math.ceil((this.start + offset + length) / this.#pageSize) * this.#pageSize;
-    return { first, end, key: `${first}:${end}` };
-  }
-
-  close(): void {
-    for (const { mapping } of this.#pins.values()) mapping.close();
-    this.#pins.clear();
-    this.#mapping.close();
-    this.#fd.close();
-  }
-}
-
 /** A finished table. `address` is where the datapath finds it. */
 export class RegionTable {
-  readonly address: number;
-  readonly #regions: readonly Region[];
+  readonly #window: Window;
   readonly #arena: Arena;
+  readonly #regions: readonly Region[];
   readonly #release: () => void;
+  #address = 0;
   #closed = false;
 
   constructor(window: Window, arena: Arena, regions: readonly Region[], release: () => void) {
-    this.#regions = regions;
+    this.#window = window;
     this.#arena = arena;
+    this.#regions = regions;
     this.#release = release;
-    this.address = arena.allocate(L.REGIONS_HEAD + regions.length * L.REGION_SIZE);
-    window.words[(this.address + L.REGIONS_COUNT) >>> 2] = regions.length;
-    regions.forEach(({ gpa, size, backing, offset }, i) => {
-      const entry = this.address + L.REGIONS_HEAD + i * L.REGION_SIZE;
-      window.longs[(entry + L.REGION_GPA) / 8] = gpa;
-      window.longs[(entry + L.REGION_LENGTH) / 8] = size;
-      window.longs[(entry + L.REGION_FLAT) / 8] = BigInt(backing.flat + offset);
-      window.words[(entry + L.REGION_WINDOW) >>> 2] = backing.window === 0 ? 0 : backing.window + offset;
+    this.refresh();
+  }
+
+  get address(): number {
+    return this.#address;
+  }
+
+  /** All of it is in the window: what the datapath touches needs no `reach`. */
+  get inWindow(): boolean {
+    return this.#regions.every(({ backing }) => backing.window !== 0);
+  }
+
+  /** Writes the table anew, at another address, with what has come into the window, or left it, since. Nobody may be using it. */
+  refresh(): void {
+    const parts = this.#regions.flatMap(region =>
+      region.backing.parts(region.offset, Number(region.size)).map(part => ({ region, ...part })),
+    );
+    const address = this.#arena.allocate(L.REGIONS_HEAD + parts.length * L.REGION_SIZE);
+    const { words, longs } = this.#window;
+    words[(address + L.REGIONS_COUNT) >>> 2] = parts.length;
+    parts.forEach(({ region, offset, length, window }, i) => {
+      const entry = address + L.REGIONS_HEAD + i * L.REGION_SIZE;
+      longs[(entry + L.REGION_GPA) / 8] = region.gpa + BigInt(offset - region.offset);
+      longs[(entry + L.REGION_LENGTH) / 8] = BigInt(length);
+      longs[(entry + L.REGION_FLAT) / 8] = BigInt(region.backing.flat + offset);
+      words[(entry + L.REGION_WINDOW) >>> 2] = window;
+      words[(entry + L.REGION_DENIED) >>> 2] = region.denied;
     });
+    if (this.#address !== 0) this.#arena.free(this.#address);
+    this.#address = address;
+  }
+
+  /**
+   * Brings [gpa, gpa + length) into the window; what was brought there long ago may have to leave. It shows after `refresh`, of this table and of all
+   * others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_ADDRESS, MEMORY_FULL.
+   */
+  reach(gpa: bigint, length: number): void {
+    for (let done = 0; done < length; ) {
+      const region = this.#find(gpa + BigInt(done), 1);
+      if (!region) throw notThere(gpa, length);
+      const offset = region.offset + Number(gpa + BigInt(done) - region.gpa);
+      const part = Math.min(length - done, region.offset + Number(region.size) - offset);
+      region.backing.reach(offset, part);
+      done += part;
+    }
+  }
+
+  /** The guest physical address of something at that address of this process, null when it is in no region. */
+  guestAddress(flat: bigint): bigint | null {
+    for (const { gpa, size, backing, offset } of this.#regions) {
+      const within = flat - BigInt(backing.flat + offset);
+      if (within >= 0n && within < size) return gpa + within;
+    }
+    return null;
+  }
+
+  /** Parts of this table under other addresses; it must be closed before this one. Throws MemoryError MEMORY_ADDRESS when a part is not in one region. */
+  aliased(aliases: readonly Alias[]): RegionTable {
+    const regions = aliases.map(({ address, size, target, denied }) => {
+      const region = this.#find(target, Number(size));
+      if (!region) throw notThere(target, Number(size));
+      const offset = region.offset + Number(target - region.gpa);
+      return { gpa: address, size, backing: region.backing, offset, denied };
+    });
+    regions.sort((a, b) => (a.gpa < b.gpa ? -1 : Number(a.gpa > b.gpa)));
+    return new RegionTable(this.#window, this.#arena, regions, () => {});
   }
 
   /**
@@ -273,11 +265,11 @@ export class RegionTable {
    */
   pin(gpa: bigint, length: number, alignment: number): number {
     const region = this.#find(gpa, length);
-    const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
-    if (!region) throw new MemoryError('MEMORY_ADDRESS', `${where} are in no region`);
+    if (!region) throw notThere(gpa, length);
     const offset = region.offset + Number(gpa - region.gpa);
     // Backings begin with a page, here as in their file.
     if (offset % alignment !== 0) {
+      const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
       throw new MemoryError('MEMORY_ADDRESS', `${where} are not aligned to ${alignment}`);
     }
     return region.backing.pin(offset, length);
@@ -299,7 +291,14 @@ export class RegionTable {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#arena.free(this.address);
+    this.#arena.free(this.#address);
     this.#release();
   }
+}
+
+function notThere(gpa: bigint, length: number): MemoryError {
+  return new MemoryError(
+    'MEMORY_ADDRESS',
+    `${length} bytes at guest address 0x${gpa.toString(16)} are in no region`,
+  );
 }
