@@ -175,7 +175,8 @@ function checkFileRange({ fd, fileOffset = 0, length, name = `fd ${fd}` }: FileR
     const message = `${name}: file offset ${fileOffset} is not in pages of ${pageSize} bytes`;
     throw new MappingError('ERR_MAPPING_ALIGNMENT', message);
   }
-  if (fileOffset + length > size) {
+  // The last page of a file is there as a whole, whatever the file has of it.
+  if (fileOffset + length > Math.ceil(size / pageSize) * pageSize) {
     const message = `${name}: ${length} bytes from ${fileOffset} reach beyond the file's ${size}`;
     throw new MappingError('ERR_MAPPING_BEYOND_FILE', message);
   }
