@@ -49,6 +49,9 @@ export interface LoadedPrograms {
   readonly summary: string;
 }
 
+/** What programs are read from: of a transport, only its registers and program window. */
+export type ProgramSource = Pick<BpfhvTransport, 'read' | 'write' | 'readProgram'>;
+
 export interface ContextSizes {
   readonly rxContextSize: number;
   readonly txContextSize: number;
@@ -61,14 +64,14 @@ export interface ContextSizes {
  * @throws DriverError DRIVER_PROGRAM when one is missing, too long, not well formed, or refused: then nothing of the device's has run
  */
 export async function loadPrograms(
-  transport: BpfhvTransport,
+  source: ProgramSource,
   sizes: ContextSizes,
   stacks: readonly number[],
 ): Promise<LoadedPrograms> {
   const programs = stacks.map((): Partial<Record<ProgramSection, WebAssembly.Module>> => ({}));
   const reports: ProgramReport[] = [];
   const calls = new Map<ProgramSection, ReadonlySet<number>>();
-  for (const [section, bytes] of await readPrograms(transport)) {
+  for (const [section, bytes] of await readPrograms(source)) {
     const contextSize = section.startsWith('rx') ? sizes.rxContextSize : sizes.txContextSize;
     await setImmediate();
     const { modules, report, helpers } = prepare(section, bytes, contextSize, stacks);
@@ -79,24 +82,24 @@ export async function loadPrograms(
   return { programs, reports, calls, summary: summarise(reports) };
 }
 
-/** By transport: resolves when nobody selects programs any more. The selection is a register that all share. */
-const selecting = new WeakMap<BpfhvTransport, Promise<unknown>>();
+/** By source: resolves when nobody selects programs any more. The selection is a register that all share. */
+const selecting = new WeakMap<ProgramSource, Promise<unknown>>();
 
-async function readPrograms(transport: BpfhvTransport): Promise<ReadonlyMap<ProgramSection, Uint8Array>> {
-  const before = selecting.get(transport);
-  const reading = (before ?? Promise.resolve()).then(() => readAll(transport));
+async function readPrograms(source: ProgramSource): Promise<ReadonlyMap<ProgramSection, Uint8Array>> {
+  const before = selecting.get(source);
+  const reading = (before ?? Promise.resolve()).then(() => readAll(source));
   selecting.set(
-    transport,
+    source,
     reading.catch(() => {}),
   );
   return reading;
 }
 
-async function readAll(transport: BpfhvTransport): Promise<ReadonlyMap<ProgramSection, Uint8Array>> {
+async function readAll(source: ProgramSource): Promise<ReadonlyMap<ProgramSection, Uint8Array>> {
   const found = new Map<ProgramSection, Uint8Array>();
   for (const { number, section, optional } of PROGRAMS) {
-    await transport.write(REG.PROG_SELECT, number);
-    const length = await transport.read(REG.PROG_SIZE);
+    await source.write(REG.PROG_SELECT, number);
+    const length = await source.read(REG.PROG_SIZE);
     if (length === 0) {
       if (optional) continue;
       throw new DriverError('DRIVER_PROGRAM', `the device has no program ${section}`);
@@ -105,7 +108,7 @@ async function readAll(transport: BpfhvTransport): Promise<ReadonlyMap<ProgramSe
       const limit = `${length} instructions, ${MAX_INSTRUCTIONS} at most`;
       throw new DriverError('DRIVER_PROGRAM', `program ${section}: ${limit}`);
     }
-    found.set(section, await transport.readProgram(length));
+    found.set(section, await source.readProgram(length));
   }
   return found;
 }
