@@ -60,6 +60,15 @@ export {
   sring_gso_tx_pop,
 } from './sring-gso';
 export {
+  switch_addresses,
+  switch_arm,
+  switch_forget,
+  switch_get,
+  switch_leave,
+  switch_put,
+  switch_waiting,
+} from './switch';
+export {
   vdrv_arm,
   vdrv_reclaim,
   vdrv_reset,

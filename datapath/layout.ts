@@ -272,3 +272,60 @@ export const SEGMENT_WHOLE = 0; // the frame as it is, its checksum finished
 export const SEGMENT_TCP = 1;
 export const SEGMENT_DATAGRAM = 2;
 export const SEGMENT_FRAGMENT = 3;
+
+// --- Switch (datapath/switch.ts): what the ports of one switch share.
+export const SWITCH_MAX_PORTS = 32;
+export const SWITCH_SETS = 2048; // of the address table, a power of two
+export const SWITCH_WAYS = 8; // addresses of a set
+export const SWITCH_SECRET = 0; // u64 odd: what addresses are hashed with
+export const SWITCH_PORTS = 64; // u32[SWITCH_MAX_PORTS] address of each port, 0 = none
+export const SWITCH_KEYS = 192; // u64[SWITCH_SETS * SWITCH_WAYS]; 0 = free
+export const SWITCH_SEEN = 131264; // u32 for each key: when its address was last a source, in seconds of the monotonic clock
+export const SWITCH_SIZE = 196800;
+
+// A port of it.
+export const MEMBER_NUMBER = 0; // u32 index in SWITCH_PORTS
+export const MEMBER_ISOLATED = 4; // u32 1: it has no traffic with other isolated ones
+export const MEMBER_LANES = 8; // u32 lanes in service
+export const MEMBER_AGE = 12; // u32 seconds that its addresses are known without being used
+export const MEMBER_SHARE = 16; // u32 addresses that it may have
+export const MEMBER_LOCK = 20; // u32 1: one of its lanes learns
+export const MEMBER_FLOOD_INTERVAL = 24; // u64 nanoseconds that a flooded frame costs
+export const MEMBER_FLOOD_BURST = 32; // u64 nanoseconds that may be owed
+export const MEMBER_FLOOD_PAID = 64; // u64 time up to which flooding is paid for
+export const MEMBER_INBOXES = 128; // u32[32] address of each lane's inbox
+export const MEMBER_SLOTS = 256; // u32[share] address of the key of each of its addresses, 0 = none
+export const MEMBER_SIZE = 256; // without the slots
+
+// A lane of a port: behind the state that lanes of all ports have.
+export const SWLANE_SWITCH = 128; // u32
+export const SWLANE_MEMBER = 132; // u32
+export const SWLANE_INBOX = 136; // u32
+export const SWLANE_EPOCH = 140; // u32 odd while it may be using other ports
+export const SWLANE_WAKES = 144; // u32 inboxes whose owners are to be woken
+export const SWLANE_FLOODED = 152; // f64 frames that went to all
+export const SWLANE_LIMITED = 160; // f64 … that were too many to go to all
+export const SWLANE_FILTERED = 168; // f64 … for the port that they came from, between isolated ones, or for bridges only
+export const SWLANE_LEARNED = 176; // f64 addresses that were new
+export const SWLANE_MOVED = 184; // f64 … that another port had before
+export const SWLANE_UNREACHABLE = 192; // f64 frames of which some buffer is not in the window
+export const SWLANE_HEAD = 256; // the first bytes of a frame whose first buffer is short
+export const SWLANE_HEAD_SIZE = 128;
+export const SWLANE_WAKE_FDS = 384; // u32[SWLANE_MAX_WAKES] their eventfds
+export const SWLANE_MAX_WAKES = 64;
+export const SWLANE_SIZE = 640;
+
+// The inbox of a lane (picture in datapath/switch-inbox.ts). Each group is on cache lines of its own.
+export const INBOX_DATA = 0; // u32 address of the blocks
+export const INBOX_BLOCKS = 4; // u32 how many, a power of two
+export const INBOX_MARKS = 8; // u32 address of a u32 for each block
+export const INBOX_FD = 12; // u32 eventfd that wakes its owner
+export const INBOX_TAIL = 64; // u32 block behind the last reserved one, free-running
+export const INBOX_MISSED = 72; // u64 frames that found it full
+export const INBOX_HEAD = 128; // u32 block to be read next, free-running
+export const INBOX_ASKED = 132; // u32 1: its owner has set INBOX_ARMED, and not seen it taken
+export const INBOX_OWED = 136; // i32 signals that its owner has still to read
+export const INBOX_ARMED = 192; // u32 1: whoever brings a frame takes this and signals
+export const INBOX_SIZE = 256;
+export const INBOX_BLOCK = 64; // bytes
+export const INBOX_PREFIX = 16; // bytes before a frame's own: its virtio-net header

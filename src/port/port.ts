@@ -95,6 +95,8 @@ export interface PortKind {
   readonly usage: string;
   /** Names of the options it takes; `_` is the word right behind the kind. */
   readonly options: readonly string[];
+  /** Others, which are written without a value. */
+  readonly flags?: readonly string[];
   /** `lanes`: how many would be of use; a kind that has fewer gives fewer. */
   open(options: ReadonlyMap<string, string>, host: PortHost, lanes: number): PortHandle;
   attach(descriptor: PortDescriptor, worker: PortWorker): Port;

@@ -11,9 +11,10 @@ import {
   type PortKind,
   type PortWorker,
 } from './port.js';
+import { switchPort } from './switch/index.js';
 import { tap } from './tap.js';
 
-const KINDS: readonly PortKind[] = [tap, source, sink, pcap];
+const KINDS: readonly PortKind[] = [tap, source, sink, pcap, switchPort];
 
 /** How ports are written, for `--help`. */
 export const portUsage: readonly string[] = KINDS.map(kind => kind.usage);
@@ -40,13 +41,15 @@ export function attachPort(descriptor: PortDescriptor, worker: PortWorker): Port
 
 function parseOptions(kind: PortKind, text: string): Map<string, string> {
   const options = new Map<string, string>();
-  for (const word of text === '' ? [] : text.split(',')) {
+  const words = text === '' ? [] : text.split(',');
+  for (const [i, word] of words.entries()) {
     const equals = word.indexOf('=');
-    const name = equals < 0 ? '_' : word.slice(0, equals);
-    if (!kind.options.includes(name) || options.has(name)) {
+    const isFlag = i > 0 && (kind.flags ?? []).includes(word);
+    const name = isFlag ? word : equals < 0 ? '_' : word.slice(0, equals);
+    if (!(isFlag || kind.options.includes(name)) || options.has(name)) {
       throw new PortError('PORT_SPEC', `${kind.kind}: "${word}" does not belong there: write ${kind.usage}`);
     }
-    options.set(name, word.slice(equals + 1));
+    options.set(name, isFlag ? '' : word.slice(equals + 1));
   }
   return options;
 }

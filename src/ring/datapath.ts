@@ -85,6 +85,14 @@ export interface DatapathExports {
   vdrv_reclaim(driver: number, buffers: number): number;
   dirty_mark(queue: number, gpa: bigint, length: bigint): void;
 
+  switch_put(lane: number, batch: number, from: number, now: number): number;
+  switch_leave(lane: number): void;
+  switch_get(lane: number, batch: number, from: number): number;
+  switch_arm(lane: number): number;
+  switch_waiting(lane: number): number;
+  switch_forget(table: number, port: number): void;
+  switch_addresses(member: number): number;
+
   offload_undo(batch: number, index: number, offloads: number): number;
   segment_begin(segments: number, batch: number, index: number): number;
   segment_pending(segments: number): number;
