@@ -29,6 +29,9 @@ export interface BackendOptions extends Partial<StreamLimits> {
   readonly onRefused?: (request: string, error: Error) => void;
 }
 
+/** Requests between two looks at everything else. */
+const BREATH = 8;
+
 /** How a session ended. */
 export interface SessionEnd {
   readonly requests: number;
@@ -66,7 +69,8 @@ export async function serveBackend(
         onRefused?.(requestLabel(message.reqtype), answer.error);
       }
       stream.send(answer.bytes, answer.fds);
-      await nextTurn(); // a peer that never stops asking must not keep the event loop from everything else
+      // A peer that never stops asking must not keep the event loop from everything else.
+      if (requests % BREATH === 0) await nextTurn();
     }
   } catch (cause) {
     error = asError(cause);

@@ -42,12 +42,24 @@ import type { BpfhvTransport } from './transport.js';
 /** What this driver can make use of. */
 const ALL_FEATURES = parseOffloads('all')!;
 
+/** Of a contract, what the network device is to know. */
+type Fitted = Pick<Contract, 'features' | 'numTxQueues' | 'overhead'>;
+
 /** A contract that could be taken at once. */
 interface Prepared {
   readonly contract: Contract;
   /** For each worker. */
   readonly programs: readonly CompiledPrograms[];
   readonly queues: DriverQueues;
+}
+
+/** What suits either contract. */
+function both(a: Fitted, b: Contract): Fitted {
+  return {
+    features: a.features & b.features,
+    numTxQueues: Math.min(a.numTxQueues, b.numTxQueues),
+    overhead: Math.max(a.overhead ?? 0, b.overhead ?? 0),
+  };
 }
 
 /** How long a new contract is on probation: see `#regrets`. */
@@ -106,6 +118,7 @@ export class BpfhvDriver {
   #queues: DriverQueues | null = null;
   /** Of queues that were let go: those that come after them go on counting. */
   #counters: QueueCounters = [];
+  #fitted: Fitted = { features: 0n, numTxQueues: 1 };
   #running = false;
   #wanted = false;
   /** A queue broke, or the contract can't be taken: stands still until the interface goes down, or another contract comes. */
@@ -307,8 +320,9 @@ export class BpfhvDriver {
   }
 
   /** The network device sends what the device takes, on as many lanes as are read. */
-  #fitNetdev({ features, numTxQueues, overhead = 0 }: Contract): void {
+  #fitNetdev({ features, numTxQueues, overhead = 0 }: Fitted): void {
     const { netdev, onOverhead } = this.#options;
+    this.#fitted = { features, numTxQueues, overhead };
     onOverhead?.(overhead);
     netdev.setOffloads?.(offloadsOf(features, 'tx'));
     netdev.useLanes?.(numTxQueues);
@@ -348,18 +362,19 @@ export class BpfhvDriver {
       return this.#wake();
     }
     const former = this.#queues!;
+    this.#fitNetdev(both(this.#fitted, contract));
     this.#queues = queues;
     await this.#crew.call(() => ({ op: 'stopTransmit' }));
     await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
     this.#untimed = true;
     this.#probation = Number.POSITIVE_INFINITY; // the new programs run from here on
-    this.#fitNetdev(contract);
     const switched = this.#hand('switch', queues);
     await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
     const enabled = await this.#enable();
     const at = performance.timeOrigin + performance.now();
     const { reclaimed, seized } = await switched;
     await this.#crew.call(() => ({ op: 'go', at }));
+    this.#fitNetdev(contract);
     former.close();
     this.#running = enabled;
     if (!enabled) this.#broken = true;
