@@ -223,13 +223,13 @@ export class RegionTable {
   }
 
   /**
-   * Brings [gpa, gpa + length) into the window; what was brought there long ago may have to leave. It shows after `refresh`, of this table and of all
-   * others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_ADDRESS, MEMORY_FULL.
+   * Brings [gpa, gpa + length), as far as there are regions without a gap, into the window; what was brought there long ago may have to leave. It shows after
+   * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL.
    */
   reach(gpa: bigint, length: number): void {
     for (let done = 0; done < length; ) {
       const region = this.#find(gpa + BigInt(done), 1);
-      if (!region) throw notThere(gpa, length);
+      if (!region) return;
       const offset = region.offset + Number(gpa + BigInt(done) - region.gpa);
       const part = Math.min(length - done, region.offset + Number(region.size) - offset);
       region.backing.reach(offset, part);

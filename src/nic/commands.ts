@@ -47,7 +47,11 @@ export type WorkerCommand =
       readonly device: string;
       readonly direction: Direction;
       readonly queues: readonly SlotStart[];
+      /** Not all of the guest's memory is in the window. */
+      readonly partial: boolean;
     }
+  /** A frame of our own goes out: bytes at a window address. */
+  | { readonly op: 'send'; readonly address: number; readonly length: number }
   /** With `drain`, transmit what the guest has published so far. */
   | { readonly op: 'stop'; readonly direction: Direction; readonly drain: boolean }
   /** Frames go to, and come from, these lanes of another port; queues are to be started again. */
@@ -59,5 +63,8 @@ export type WorkerCommand =
 /** What a worker tells without being asked. */
 export type WorkerEvent =
   | { readonly note: string }
-  /** A queue stands still until it is started again: its structure says what it lacks, or, where it is a buffer, `flat` is its address in this process. */
-  | { readonly miss: number; readonly flat: bigint };
+  /** A queue stands still until it is started again: these buffers are to be in the window; where there are none, its structure says what it lacks. */
+  | { readonly miss: number; readonly lacks: readonly Lack[] };
+
+/** A buffer: its address in this process, and its bytes. */
+export type Lack = readonly [flat: bigint, length: number];

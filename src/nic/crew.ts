@@ -85,6 +85,11 @@ export class Crew<Command, Reply> {
     });
   }
 
+  /** Has one worker handle a command between two turns. */
+  tell(worker: number, command: Command): Promise<Reply> {
+    return this.#threads[worker]!.call(command);
+  }
+
   /** Ends all workers after their present turns. */
   async stop(): Promise<void> {
     await Promise.all(this.#threads.map(thread => thread.stop()));

@@ -18,6 +18,9 @@ import type { Batch } from '../ring/batch.js';
 import type { DatapathExports } from '../ring/datapath.js';
 import type { Ring } from '../ring/ring.js';
 import type { FrameCapture } from './capture.js';
+import type { Lack } from './commands.js';
+import { fillWith } from './inject.js';
+import { cutTo, lacking, reachable } from './reach.js';
 
 const FIRST_LOOK = 8; // receive buffers prepared before the port has shown how much it has
 const DRAIN_WAITS = 20; // how often a stop waits for a port that takes no more,
@@ -45,8 +48,10 @@ export interface LaneHost {
   readonly txBatch: Batch;
   readonly rxBatch: Batch;
   readonly capture: FrameCapture | null;
-  /** Tells that the queue waits; `flat`: for a buffer at that address of the process, 0: its structure says for what. */
-  miss(queue: number, flat: bigint): void;
+  /** Not all of the guest's memory is in the window. */
+  partial: boolean;
+  /** Tells that the queue waits for buffers to be in the window; none: for what its structure says. */
+  miss(queue: number, lacks: readonly Lack[]): void;
 }
 
 export class DeviceLane {
@@ -54,6 +59,8 @@ export class DeviceLane {
   rx: LaneQueue | null = null;
   readonly #host: LaneHost;
   readonly #port: Port;
+  /** Frames are read and written by us, not by the kernel alone. */
+  readonly #touches: boolean;
   #full = false;
   #readable = true;
   #starved = false;
@@ -61,9 +68,10 @@ export class DeviceLane {
   #kicksOn = true;
   #turns = 0;
 
-  constructor(host: LaneHost, port: Port) {
+  constructor(host: LaneHost, port: Port, touches: boolean) {
     this.#host = host;
     this.#port = port;
+    this.#touches = touches || host.capture !== null;
   }
 
   /** At most 128 descriptors of each queue. Returns how many, or frames. */
@@ -134,6 +142,15 @@ export class DeviceLane {
     return left;
   }
 
+  /** A frame of our own. Returns 1 when the port took it. */
+  send(address: number, length: number): number {
+    const { window, txBatch: batch, capture } = this.#host;
+    fillWith(window, batch, address, length);
+    const taken = this.#port.put(batch);
+    if (capture !== null && taken > 0) capture.record(batch, taken, OUTBOUND);
+    return taken;
+  }
+
   interrupt(queue: LaneQueue): void {
     if (queue.irq < 0) return;
     signalEventFd(queue.irq);
@@ -152,9 +169,9 @@ export class DeviceLane {
     const { ring, txBatch: batch, capture } = this.#host;
     const before = this.#consumed(queue);
     const frames = ring.pop(queue.address, batch.address, L.MAX_BATCH);
-    const taken = frames === 0 || queue.discard ? frames : this.#port.put(batch);
+    const taken = frames === 0 || queue.discard ? frames : this.#put(queue, batch, frames);
     if (capture !== null && taken > 0) capture.record(batch, taken, OUTBOUND);
-    this.#full = taken < frames;
+    this.#full = taken < frames && !queue.waits;
     if (ring.complete(queue.address, batch.address, taken)) this.interrupt(queue);
     this.#lookForMiss(queue);
     return (this.#consumed(queue) - before) >>> 0;
@@ -177,7 +194,7 @@ export class DeviceLane {
     if (queue.waits) return 0;
     const { ring, rxBatch: batch, capture } = this.#host;
     const room = ring.room(queue.address, batch.address, this.#look);
-    const filled = room === 0 ? 0 : this.#port.get(batch);
+    const filled = room === 0 ? 0 : this.#get(queue, batch, room);
     if (capture !== null && filled > 0) capture.record(batch, filled, INBOUND);
     if (room === 0) this.#starved = true;
     else if (filled < room) this.#readable = false;
@@ -187,11 +204,43 @@ export class DeviceLane {
     return filled;
   }
 
+  #put(queue: LaneQueue, batch: Batch, frames: number): number {
+    if (!this.#host.partial || !this.#touches) return this.#port.put(batch);
+    const ready = this.#ready(queue, batch, frames);
+    if (ready === 0) return 0;
+    const all = cutTo(this.#host.window, batch, ready);
+    const taken = this.#port.put(batch);
+    cutTo(this.#host.window, batch, all);
+    return taken;
+  }
+
+  #get(queue: LaneQueue, batch: Batch, room: number): number {
+    if (!this.#host.partial || !this.#touches) return this.#port.get(batch);
+    const ready = this.#ready(queue, batch, room);
+    if (ready === 0) return 0;
+    const all = cutTo(this.#host.window, batch, ready);
+    const filled = this.#port.get(batch);
+    cutTo(this.#host.window, batch, all);
+    return filled;
+  }
+
+  /** How many frames are in the window; what the others lack is asked for. */
+  #ready(queue: LaneQueue, batch: Batch, frames: number): number {
+    const { window } = this.#host;
+    const ready = reachable(window, batch, frames);
+    if (ready < frames) this.#wait(queue, lacking(window, batch, frames));
+    return ready;
+  }
+
   #lookForMiss(queue: LaneQueue): void {
-    if (!this.#host.virtio || this.#host.window.words[(queue.address + L.VIRTQ_MISS_LENGTH) >>> 2] === 0)
-      return;
+    const { virtio, window } = this.#host;
+    if (!virtio || queue.waits) return;
+    if (window.words[(queue.address + L.VIRTQ_MISS_LENGTH) >>> 2] !== 0) this.#wait(queue, []);
+  }
+
+  #wait(queue: LaneQueue, lacks: readonly Lack[]): void {
     queue.waits = true;
-    this.#host.miss(queue.address, 0n);
+    this.#host.miss(queue.address, lacks);
   }
 
   #takeKick(queue: LaneQueue, poller: Poller, entry: number): boolean {

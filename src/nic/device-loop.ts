@@ -23,6 +23,7 @@ import { virtqRing } from '../ring/virtio/virtq.js';
 import { FrameCapture } from './capture.js';
 import { type SlotStart, VIRTIO, type WorkerCommand, type WorkerData, type WorkerEvent } from './commands.js';
 import { DeviceLane, type LaneHost, type LaneQueue } from './device-lane.js';
+import { touches } from './reach.js';
 import { type Loop, type LoopStart, runLoop } from './thread.js';
 
 const MAX_QUEUES = 64;
@@ -59,7 +60,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
       virtio: data.device === VIRTIO,
       txBatch: new Batch(window, data.txBatch),
       rxBatch: new Batch(window, data.rxBatch),
-      miss: (miss, flat) => tell({ miss, flat }),
+      partial: false,
+      miss: (miss, lacks) => tell({ miss, lacks }),
       capture:
         data.capture < 0 ? null : new FrameCapture(data.capture, window, calls, note => tell({ note })),
     };
@@ -112,6 +114,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     switch (command.op) {
       case 'start':
         this.#setDevice(command.device);
+        this.#host.partial = command.partial;
         this.#start(command.direction, command.queues);
         break;
       case 'stop':
@@ -123,6 +126,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
         this.#wantsSpin = command.spin;
         this.#setSpin();
         break;
+      case 'send':
+        return this.#lanes[0]?.send(command.address, command.length) ?? 0;
       case 'irq':
         this.#setIrq(command.queue, command.irq);
         break;
@@ -140,7 +145,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
 
   #attach(lanes: readonly PortDescriptor[]): void {
     const worker = { window: this.#window, calls: this.#host.calls };
-    this.#lanes = lanes.map(lane => new DeviceLane(this.#host, attachPort(lane, worker)));
+    this.#lanes = lanes.map(lane => new DeviceLane(this.#host, attachPort(lane, worker), touches(lane.kind)));
     this.#setSpin();
   }
 

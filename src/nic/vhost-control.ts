@@ -54,8 +54,8 @@ export interface VhostControl {
   setVringBase(index: number, base: number): Promise<void>;
   /** Stops the ring. Returns where it stands. */
   stopVring(index: number): Promise<number>;
-  /** Starts the ring, when there is everything else; null: the ring stops. */
-  setVringKick(index: number, kick: Kick | null): Promise<void>;
+  /** Starts the ring, as soon as there is everything else. */
+  setVringKick(index: number, kick: Kick): Promise<void>;
   setVringCall(index: number, fd: OwnedFd | null): Promise<void>;
   setVringError(index: number, fd: OwnedFd | null): Promise<void>;
   enableVring(index: number, enabled: boolean): Promise<void>;

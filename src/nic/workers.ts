@@ -7,7 +7,7 @@ import type { Arena } from '../memory/arena.js';
 import type { Window } from '../memory/window.js';
 import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
-import type { QueueStart, WorkerCommand, WorkerData, WorkerEvent } from './commands.js';
+import type { Lack, QueueStart, WorkerCommand, WorkerData, WorkerEvent } from './commands.js';
 import type { Direction } from './control.js';
 import { Crew, deal } from './crew.js';
 
@@ -41,8 +41,8 @@ export class Workers {
   #failure: Error | null = null;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
-  /** Called when a queue stands still because of an address: that of its structure, and of what it lacks where that is a buffer. */
-  onMiss: (queue: number, flat: bigint) => void = () => {};
+  /** Called when a queue stands still because of addresses: with that of its structure, and buffers that are to be in the window. */
+  onMiss: (queue: number, lacks: readonly Lack[]) => void = () => {};
 
   private constructor(
     { port, spin = false, log = () => {} }: WorkersOptions,
@@ -56,7 +56,7 @@ export class Workers {
     this.#capture = capture;
     crew.onEvent = event => {
       const said = event as WorkerEvent;
-      if ('miss' in said) this.onMiss(said.miss, said.flat);
+      if ('miss' in said) this.onMiss(said.miss, said.lacks);
       else log('warn', said.note);
     };
     crew.onFailure = error => this.fail(error);
@@ -117,15 +117,23 @@ export class Workers {
     return this.#crew.call(command);
   }
 
-  /** These queues of a direction run from now on, and no others; those that did go on where they are. */
-  async run(device: string, direction: Direction, queues: readonly PairStart[]): Promise<void> {
+  /**
+   * These queues of a direction run from now on, and no others; those that did go on where they are. `partial`: not all of the guest's memory is in the
+   * window.
+   */
+  async run(
+    device: string,
+    direction: Direction,
+    queues: readonly PairStart[],
+    partial = false,
+  ): Promise<void> {
     const hands = this.#hands;
     const dealt = Array.from({ length: this.#crew.size }, (_, worker) =>
       queues
         .filter(({ pair }) => pair % hands === worker)
         .map(({ pair, ...start }) => ({ ...start, slot: Math.floor(pair / hands) })),
     );
-    await this.call(worker => ({ op: 'start', device, direction, queues: dealt[worker]! }));
+    await this.call(worker => ({ op: 'start', device, direction, queues: dealt[worker]!, partial }));
   }
 
   /** No queue of the direction runs any more. With `drain`, what the guest has published so far is transmitted; returns what the port did not take. */
@@ -135,6 +143,11 @@ export class Workers {
       return []; // workers that have failed use nothing any more
     });
     return undone.reduce((sum, n) => sum + n, 0);
+  }
+
+  /** A frame of our own goes out by the first lane: bytes at a window address. False when the port takes none now. */
+  async send(address: number, length: number): Promise<boolean> {
+    return (await this.#crew.tell(0, { op: 'send', address, length })) > 0;
   }
 
   async setSpin(spin: boolean): Promise<void> {

@@ -18,7 +18,7 @@ import {
 import { type OwnedFd, openFds } from '../../src/linux/fd.js';
 import { leakTest } from '../../src/linux/testing.js';
 import { socketPair } from '../../src/linux/unix-socket.js';
-import { anFd, NoteTakingVhost, Peer } from './vhost-user-peer.js';
+import { anFd, NoteTakingVhost, Peer, say } from './vhost-user-peer.js';
 import { dpdk, type Place, plain, qemu7, qemu11, type Step } from './vhost-user-scripts.js';
 
 const PLACE: Place = {
@@ -39,19 +39,6 @@ const PLACE: Place = {
     return { descriptor: at, used: at + 0x2000n, available: at + 0x1000n };
   },
 };
-
-/** Says all of it; what is acknowledged must be well. */
-async function say(peer: Peer, steps: readonly Step[]): Promise<void> {
-  for (const { name, values, fds = [], how } of steps) {
-    const [kept, sockets] = [[] as OwnedFd[], fds.includes('socket') ? socketPair('requests') : []];
-    for (const what of fds) kept.push(what === 'socket' ? sockets[1]!.owner : anFd());
-    if (how === 'ack') assert.ok(await peer.confirm(name, values, kept), `${name} is refused`);
-    else if (how === 'get') await peer.ask(name, values, kept);
-    else peer.tell(name, values, kept);
-    sockets[0]?.close();
-  }
-  await peer.settle();
-}
 
 async function talk(scripts: readonly (readonly Step[])[]): Promise<NoteTakingVhost> {
   const nic = new NoteTakingVhost();

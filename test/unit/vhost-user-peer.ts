@@ -30,6 +30,7 @@ import type {
   VhostControl,
   VringAddresses,
 } from '../../src/nic/vhost-control.js';
+import type { Attached, Step } from './vhost-user-scripts.js';
 
 /** A file descriptor of its own, for a message to carry. */
 export function anFd(name = 'an fd'): OwnedFd {
@@ -168,7 +169,7 @@ export class NoteTakingVhost implements VhostControl {
     this.#note('stopVring', `${index}`);
     return 40 + index;
   }
-  async setVringKick(index: number, kick: Kick | null): Promise<void> {
+  async setVringKick(index: number, kick: Kick): Promise<void> {
     this.#fd('setVringKick', index, kick);
   }
   async setVringCall(index: number, fd: OwnedFd | null): Promise<void> {
@@ -233,4 +234,20 @@ export class NoteTakingVhost implements VhostControl {
 
 function where(region: RegionName): string {
   return `${region.guestPhysicalAddress}+${region.size} at ${region.hypervisorVirtualAddress}`;
+}
+
+/** The descriptors that a step of a script carries. */
+export type Supply = (what: Attached, step: Step) => OwnedFd;
+
+/** Says all of it; what is acknowledged must be well. Resolves when the last of it has been looked at. */
+export async function say(peer: Peer, steps: readonly Step[], supply: Supply = () => anFd()): Promise<void> {
+  for (const step of steps) {
+    const { name, values, fds = [], how } = step;
+    const kept = fds.map(what => supply(what, step));
+    if (how === 'ack')
+      assert.ok(await peer.confirm(name, values, kept), `${name} is refused: ${peer.refusals}`);
+    else if (how === 'get') await peer.ask(name, values, kept);
+    else peer.tell(name, values, kept);
+  }
+  await peer.settle();
 }

@@ -1,0 +1,118 @@
+/**
+ * A guest's memory as vhost describes it: regions that have a guest physical address and one in the front end's process, and come and go as a whole or
+ * one by one.
+ *
+ * ```
+ *   descriptors say      guest physical address ──► RegionTable ──► here
+ *   SET_VRING_ADDR says  front end's address ──► guest physical address ──► …
+ * ```
+ * A change is built first, beside what there is; whoever uses the memory moves over; then it is taken, or dropped.
+ */
+import type { Arena } from '../memory/arena.js';
+import { GuestMemory, type GuestMemoryOptions, type RegionTable } from '../memory/guest-memory.js';
+import { MemoryError, type Window } from '../memory/window.js';
+import type { MemoryRegionSpec } from './control.js';
+import type { RegionName } from './vhost-control.js';
+
+/** Regions at most: what QEMU's own limit of 512 leaves to others. */
+export const MEMORY_SLOTS = 509;
+
+const U64 = 1n << 64n;
+
+/** Memory as it is going to be. */
+export interface NextMemory {
+  readonly regions: readonly MemoryRegionSpec[];
+  readonly table: RegionTable;
+}
+
+export class VhostMemory {
+  readonly #memory: GuestMemory;
+  #regions: readonly MemoryRegionSpec[] = [];
+  #table: RegionTable | null = null;
+
+  constructor(window: Window, arena: Arena, options: GuestMemoryOptions) {
+    this.#memory = new GuestMemory(window, arena, { ...options, wholeFiles: true });
+  }
+
+  /** Null: there is no memory. */
+  get table(): RegionTable | null {
+    return this.#table;
+  }
+
+  get regions(): readonly MemoryRegionSpec[] {
+    return this.#regions;
+  }
+
+  /** Other memory in place of this. Throws MemoryError, LinuxError, and leaves things as they are. The new fds stay the caller's until `take`. */
+  replaced(regions: readonly MemoryRegionSpec[]): NextMemory {
+    if (regions.length > MEMORY_SLOTS) {
+      throw new MemoryError('MEMORY_REGION', `${regions.length} regions, ${MEMORY_SLOTS} at most`);
+    }
+    checkAddresses(regions);
+    return { regions, table: this.#memory.build(regions) };
+  }
+
+  /** This memory and a region more. */
+  with(region: MemoryRegionSpec): NextMemory {
+    return this.replaced([...this.#regions, region]);
+  }
+
+  /** This memory without a region, which is found by its addresses. */
+  without(name: RegionName): NextMemory {
+    const rest = this.#regions.filter(
+      region =>
+        region.guestPhysicalAddress !== name.guestPhysicalAddress ||
+        region.size !== name.size ||
+        region.hypervisorVirtualAddress !== name.hypervisorVirtualAddress,
+    );
+    if (rest.length < this.#regions.length) return this.replaced(rest);
+    const where = `${name.size} bytes at guest address 0x${name.guestPhysicalAddress.toString(16)}`;
+    throw new MemoryError('MEMORY_REGION', `${where}: there is no such region`);
+  }
+
+  /** This is the memory from now on. The returned function gives back what was before, when nobody uses it any more. */
+  take({ regions, table }: NextMemory): () => void {
+    const [formerRegions, formerTable] = [this.#regions, this.#table];
+    this.#regions = regions;
+    this.#table = table;
+    return () => {
+      for (const { fd } of formerRegions) if (!regions.some(region => region.fd === fd)) fd.close();
+      formerTable?.close();
+    };
+  }
+
+  /** There is none. */
+  clear(): void {
+    for (const { fd } of this.#regions) fd.close();
+    this.#table?.close();
+    this.#regions = [];
+    this.#table = null;
+  }
+
+  /** The guest physical address of bytes in the front end's process. Throws MemoryError MEMORY_ADDRESS when they are in no region as a whole. */
+  guestAddress(address: bigint, length: number): bigint {
+    const region = this.#regions.find(
+      ({ hypervisorVirtualAddress: start, size }) =>
+        address >= start && address - start < size && BigInt(length) <= size - (address - start),
+    );
+    if (region) return region.guestPhysicalAddress + (address - region.hypervisorVirtualAddress);
+    const where = `${length} bytes at the front end's address 0x${address.toString(16)}`;
+    throw new MemoryError('MEMORY_ADDRESS', `${where} are in no region`);
+  }
+}
+
+/** Throws MemoryError MEMORY_REGION when regions wrap or overlap in the front end's process. (Guest addresses are the table's to check.) */
+function checkAddresses(regions: readonly MemoryRegionSpec[]): void {
+  const sorted = regions.toSorted((a, b) =>
+    a.hypervisorVirtualAddress < b.hypervisorVirtualAddress
+      ? -1
+      : Number(a.hypervisorVirtualAddress > b.hypervisorVirtualAddress),
+  );
+  let end = 0n;
+  for (const { hypervisorVirtualAddress: start, size } of sorted) {
+    const where = `region at the front end's address 0x${start.toString(16)}`;
+    if (start + size > U64) throw new MemoryError('MEMORY_REGION', `${where}: wraps`);
+    if (start < end) throw new MemoryError('MEMORY_REGION', `${where}: overlaps another`);
+    end = start + size;
+  }
+}
