@@ -60,6 +60,12 @@ export function frame(to: string, from: string, length = 60, fill = 0): Buffer {
   return bytes.subarray(0, length);
 }
 
+/** Window address of the first buffer of a batch's first frame. */
+export function bufferOf(batch: Batch): number {
+  const word = (address: number) => window.words[address >>> 2]!;
+  return word(word(word(batch.address + L.BATCH_FRAMES) + L.FRAME_WIN));
+}
+
 export class Station {
   readonly port: SwitchPort;
   readonly lanes: readonly Port[];
