@@ -1,9 +1,8 @@
 /** `polynic serve`: a NIC backend for one guest. */
 import { Command, Option } from '@commander-js/extra-typings';
-import { type Channel, serveBackend } from '../control/bpfhv-proxy/index.js';
+import type { Channel } from '../control/bpfhv-proxy/index.js';
 import { getAffinity } from '../linux/process.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS } from '../nic/limits.js';
-import { Nic } from '../nic/nic.js';
 import type { ControlInfo, Controlled } from '../observe/control/messages.js';
 import { portUsage } from '../port/registry.js';
 import { sring } from '../ring/sring.js';
@@ -16,6 +15,7 @@ import {
   cleaningUp,
   createHost,
   powerOfTwo,
+  UsageError,
   untilStopped,
   wholeNumber,
   workersOption,
@@ -25,18 +25,26 @@ import { createLog, type Log, sparing } from './log.js';
 import { allOffloads, checkOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
+import { type ServedNic, startBpfhv, startVirtio } from './served-nic.js';
 import { ServedPort } from './served-port.js';
 import { printStats } from './stats.js';
-import { upgradeNic } from './upgrade-nic.js';
 
 export function serveCommand() {
   return new Command('serve')
     .description('be the backend of a virtual NIC: process its queues and join them to a port')
-    .requiredOption('--bpfhv-proxy <socket>', 'speak the bpfhv-proxy protocol on this UNIX socket')
     .addOption(
-      new Option('--connect', 'connect to the hypervisor, again and again (default)').conflicts('listen'),
+      new Option('--bpfhv-proxy <socket>', 'speak the bpfhv-proxy protocol on this UNIX socket').conflicts(
+        'vhostUser',
+      ),
     )
-    .option('--listen', 'let the hypervisor connect')
+    .option('--vhost-user <socket>', 'speak vhost-user there: the back end of a virtio NIC')
+    .addOption(
+      new Option(
+        '--connect',
+        'connect to the hypervisor, again and again (default with --bpfhv-proxy)',
+      ).conflicts('listen'),
+    )
+    .option('--listen', 'let the hypervisor connect (default with --vhost-user)')
     .addOption(new Option('--device <type>', deviceHelp).argParser(device).default(sring, sring.name))
     .requiredOption('--port <spec>', `where frames go and come from: ${portUsage.join('  ')}`)
     .option('--queues <n>', 'queue pairs at most', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 8)
@@ -66,9 +74,19 @@ export function serveCommand() {
     .option('--require-sealed', 'refuse guest memory that its owner could shrink')
     .option('-v, --verbose', 'say what happens')
     .addOption(childOf())
-    .action(options =>
+    .action((options, command) =>
       cleaningUp(async later => {
-        checkOffloads(options.offload, options.device);
+        const virtio = options.vhostUser !== undefined;
+        const path = options.vhostUser ?? options.bpfhvProxy;
+        if (path === undefined) throw new UsageError('write --bpfhv-proxy SOCKET or --vhost-user SOCKET');
+        if (virtio) {
+          if (command.getOptionValueSource('device') === 'cli')
+            throw new UsageError(
+              "--device is for --bpfhv-proxy: a virtio ring's format is the guest's choice",
+            );
+          if (options.adaptive) throw new UsageError('--adaptive is for --bpfhv-proxy');
+        } else checkOffloads(options.offload, options.device);
+        const listens = options.listen ?? (virtio && !options.connect);
         const log = createLog(options.name ?? 'nic', options.verbose ?? false);
         const warn = sparing(log); // what a hypervisor can provoke must not fill a disk
         const nicLog: Log = (level, message) => (level === 'warn' ? warn : log)(level, message);
@@ -80,11 +98,8 @@ export function serveCommand() {
 
         const port = new ServedPort(options.port, host, options.queues);
         later(() => port.close());
-        const nic = await Nic.start({
-          ...host,
-          device: options.device,
-          port: port.handle,
-          features: options.offload,
+        const nic = await (virtio ? startVirtio : startBpfhv)({
+          ...{ ...host, device: options.device, port, offloads: options.offload },
           limits: { queuePairs: options.queues, bufs: options.bufs },
           spin: options.spin ?? false,
           workers: options.workers,
@@ -96,7 +111,7 @@ export function serveCommand() {
         later(() => nic.close());
         later(writePidfile(options.pidfile));
         const queues = () => nic.stats().queues;
-        later(printStats(options.stats, queues, { counters: () => nic.port.counters() }));
+        later(printStats(options.stats, queues, { counters: () => port.handle.counters() }));
         let connected = false;
         let conversation = new AbortController();
         const hangUpOnce = async (): Promise<void> => {
@@ -105,21 +120,26 @@ export function serveCommand() {
         };
         const controlled: Controlled = {
           info: (): ControlInfo => ({
-            ...{ pid: process.pid, role: 'serve', device: nic.device.name, port: port.spec },
-            ...{ socket: options.bpfhvProxy, connected, running: nic.running },
+            ...{ pid: process.pid, role: 'serve', device: nic.device, port: port.spec },
+            ...{ socket: path, connected, running: nic.running },
             ...{ queues: queues().length, features: `0x${nic.agreed.toString(16)}` },
           }),
-          stats: () => readCounters(host.window, nic.port, queues()),
+          stats: () => readCounters(host.window, port.handle, queues()),
           dump: () => nic.dump(),
-          upgrade: wish =>
-            upgradeNic(nic, port, wish, options.bpfhvProxy.startsWith('fd:') ? undefined : hangUpOnce),
+          upgrade: wish => nic.upgrade(wish, path.startsWith('fd:') ? undefined : hangUpOnce),
           leave: () => stop.abort('SIGTERM'),
         };
         const report = answerParent(options.childOf, controlled);
         goodbye = () => report(host.arena.live);
         control.answer(controlled);
-        if (options.adaptive)
-          later(keepAdapting({ nic, log, processors: Math.floor(getAffinity().length / options.workers) }));
+        if (options.adaptive && nic.bpfhv)
+          later(
+            keepAdapting({
+              nic: nic.bpfhv,
+              log,
+              processors: Math.floor(getAffinity().length / options.workers),
+            }),
+          );
 
         // Stop the queues first, with what the guest has published sent, then let the hypervisor go.
         const hangUp = new AbortController();
@@ -139,10 +159,10 @@ export function serveCommand() {
           log('info', 'hypervisor connected');
           connected = true;
           conversation = new AbortController();
-          const { requests, refused, error } = await serveBackend(channel, nic, {
+          const { requests, refused, error } = await nic.converse(channel, {
             signal: AbortSignal.any([hangUp.signal, conversation.signal]),
             // Who listens holds nobody's place, and may begin late: a VMM that first fills its huge pages.
-            ...(options.listen ? {} : { firstRequestTimeoutMs: Number.POSITIVE_INFINITY }),
+            ...(listens ? {} : { firstRequestTimeoutMs: Number.POSITIVE_INFINITY }),
             onRefused: (request, reason) => warn('warn', `${request} refused: ${reason.message}`),
           });
           connected = false;
@@ -152,8 +172,8 @@ export function serveCommand() {
           return requests > 0 && refused === 0;
         };
         await meetPeers({
-          path: options.bpfhvProxy,
-          listens: options.listen ?? false,
+          path,
+          listens,
           session,
           signal: hangUp.signal,
           log,
@@ -164,11 +184,10 @@ export function serveCommand() {
     );
 }
 
-/** Stops both directions, with what the guest has published sent. */
-async function stopQueues(nic: Nic, log: Log): Promise<void> {
+/** Stops all queues, with what the guest has published sent. */
+async function stopQueues(nic: ServedNic, log: Log): Promise<void> {
   try {
-    await nic.disable('tx');
-    await nic.disable('rx');
+    await nic.stop();
   } catch (error) {
     log('error', (error as Error).message);
   }

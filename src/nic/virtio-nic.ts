@@ -131,17 +131,9 @@ export class VirtioNic implements VhostControl {
     });
   }
 
-  /**
-   * Changes the port, or how the workers wait, under a running guest. Throws NicError NIC_UPGRADE_FIXED for anything else: it belongs to the guest's
-   * driver.
-   */
-  upgrade({ port, spin, device, features }: UpgradeWish): Promise<UpgradeReport> {
+  /** Changes the port, or how the workers wait, under a running guest. */
+  change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<UpgradeReport> {
     return this.#exclusive(async () => {
-      if (device !== undefined || features !== undefined) {
-        const message =
-          "ring format and offloads belong to the guest's driver: port and way of waiting can be changed";
-        throw new NicError('NIC_UPGRADE_FIXED', message);
-      }
       const start = performance.now();
       if (spin !== undefined) await this.#workers.setSpin(spin);
       if (port) {

@@ -62,7 +62,22 @@ const USAGE: readonly (readonly [title: string, words: readonly string[], says: 
   ['half a command', ['ebpf'], /ebpf needs a command.*polynic ebpf --help/],
   ['an unknown option', serve('--frob'), /unknown option '--frob'/],
   ['a word too many', serve('extra'), /too many arguments/],
-  ['no socket', ['serve', '--port', 'sink'], /--bpfhv-proxy/],
+  ['no socket', ['serve', '--port', 'sink'], /--bpfhv-proxy.*--vhost-user/],
+  [
+    'two sockets',
+    ['serve', '--bpfhv-proxy', socket, '--vhost-user', socket, '--port', 'sink'],
+    /--bpfhv-proxy.*--vhost-user/,
+  ],
+  [
+    'a ring format for virtio',
+    ['serve', '--vhost-user', socket, '--device', 'sring', '--port', 'sink'],
+    /--device/,
+  ],
+  [
+    'virtio that follows the traffic',
+    ['serve', '--vhost-user', socket, '--adaptive', '--port', 'sink'],
+    /--adaptive/,
+  ],
   ['no value', ['serve', '--bpfhv-proxy'], /argument missing/],
   ['no port', ['serve', '--bpfhv-proxy', socket], /--port/],
   ['no netdev', ['guest', '--bpfhv-proxy', socket], /--netdev/],
