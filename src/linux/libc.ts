@@ -57,6 +57,7 @@ const c = {
   unshare: lib.func('int unshare(int flags)'),
   setns: lib.func('int setns(int fd, int type)'),
   prctl: lib.func('int prctl(int option, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d)'),
+  sched_setscheduler: lib.func('int sched_setscheduler(int tid, int policy, const void *param)'),
   sched_setaffinity: lib.func('int sched_setaffinity(int tid, size_t length, void *mask)'),
   sched_getaffinity: lib.func('int sched_getaffinity(int tid, size_t length, void *mask)'),
 };
@@ -155,6 +156,8 @@ export const setns = (fd: number, type: number): number => result(c.setns(fd, ty
 export const prctl = (option: number, argument: number): number => result(c.prctl(option, argument, 0, 0, 0));
 export const schedSetaffinity = (tid: number, mask: Uint8Array): number =>
   result(c.sched_setaffinity(tid, mask.byteLength, mask));
+export const schedSetscheduler = (tid: number, policy: number, param: Int32Array): number =>
+  result(c.sched_setscheduler(tid, policy, param));
 export const schedGetaffinity = (tid: number, mask: Uint8Array): number =>
   result(c.sched_getaffinity(tid, mask.byteLength, mask));
 

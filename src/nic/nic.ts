@@ -6,6 +6,7 @@
  */
 import { EventFd } from '../linux/eventfd.js';
 import type { OwnedFd } from '../linux/fd.js';
+import { beginUrgent, endUrgent } from '../linux/urgent.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import { MemoryError } from '../memory/window.js';
 import type { PortHandle } from '../port/port.js';
@@ -39,6 +40,9 @@ const WHILE_RUNNING = {
   setUpgrade: true,
 } as const;
 
+/** A swap takes less; a guest that takes longer has other things to do. */
+const HURRY_MS = 20;
+
 export interface NicOptions extends WorkersOptions {
   readonly device: DeviceType;
   readonly limits?: Partial<NicLimits>;
@@ -63,6 +67,7 @@ export class Nic implements NicControl {
   #upgrade: EventFd | null = null;
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
+  #hurrying: NodeJS.Timeout | null = null;
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
@@ -258,6 +263,7 @@ export class Nic implements NicControl {
     // Commands are carried out in order: who stops again waits for this one too, and nobody else needs to.
     this.#start(direction).catch((error: Error) => this.#workers.fail(error));
     this.#enabled[direction] = true;
+    if (this.#enabled.rx && this.#enabled.tx) this.#calmDown();
     this.#log('info', `${direction} enabled`);
   }
 
@@ -279,6 +285,7 @@ export class Nic implements NicControl {
 
   /** Ends the NIC: drains what was published, stops the worker, gives everything back. The port stays its owner's. */
   async close(): Promise<void> {
+    this.#calmDown();
     await this.#stop('tx', true);
     await this.disconnect();
     await this.#workers.close();
@@ -357,12 +364,27 @@ export class Nic implements NicControl {
 
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
+    if (this.#contracts.due) this.#hurry();
     const left = await this.#workers.stop(direction, drain);
     this.#enabled[direction] = false;
     this.#resume[direction] = true;
     if (left > 0)
       this.#log('warn', `${left} packets could not be sent before the stop: the port takes no more`);
     this.#log('info', `${direction} disabled`);
+  }
+
+  /** The guest stops in order to start with what it has prepared: its packets wait until then. */
+  #hurry(): void {
+    if (this.#hurrying) return;
+    beginUrgent();
+    this.#hurrying = setTimeout(() => this.#calmDown(), HURRY_MS);
+  }
+
+  #calmDown(): void {
+    if (!this.#hurrying) return;
+    clearTimeout(this.#hurrying);
+    this.#hurrying = null;
+    endUrgent();
   }
 
   /** Everything that stands in the old table is found in the new one, or nothing changes. */

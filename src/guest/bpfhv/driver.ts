@@ -17,6 +17,7 @@
 import type { KeyObject } from 'node:crypto';
 import * as L from '../../../datapath/layout.js';
 import { STACK_BYTES } from '../../ebpf/sandbox.js';
+import { beginUrgent, endUrgent } from '../../linux/urgent.js';
 import type { Arena } from '../../memory/arena.js';
 import type { Window } from '../../memory/window.js';
 import type { Direction } from '../../nic/control.js';
@@ -364,6 +365,7 @@ export class BpfhvDriver {
     const former = this.#queues!;
     this.#fitNetdev(both(this.#fitted, contract));
     this.#queues = queues;
+    beginUrgent(); // from here to the go, every wait for a processor would be the packets'
     await this.#crew.call(() => ({ op: 'stopTransmit' }));
     await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
     this.#untimed = true;
@@ -374,6 +376,7 @@ export class BpfhvDriver {
     const at = performance.timeOrigin + performance.now();
     const { reclaimed, seized } = await switched;
     await this.#crew.call(() => ({ op: 'go', at }));
+    endUrgent();
     this.#fitNetdev(contract);
     former.close();
     this.#running = enabled;
