@@ -17,7 +17,7 @@ import { BenchError } from './errors.js';
 import { type BenchResult, median, result } from './result.js';
 
 const ROUNDS = 3;
-const PHASE_MS = 1500;
+const PHASE_MS = 1200;
 const TCP_PORT = 5001;
 const UDP_PORT = 5002;
 
@@ -39,9 +39,12 @@ interface Sample {
   readonly udpKpps: number;
 }
 
-/** TCP (mean of both directions) and small UDP datagrams over a NIC of that type, beside copier and veth pair. Throws LinuxError EPERM without the rights for namespaces. */
-export async function measureLinks(device: string, seconds = PHASE_MS / 1000): Promise<BenchResult[]> {
-  const kinds = ['copier', 'veth', device];
+/** TCP (mean of both directions) and small UDP datagrams over NICs of those types, beside copier and veth pair. Throws LinuxError EPERM without the rights for namespaces. */
+export async function measureLinks(
+  devices: readonly string[],
+  seconds = PHASE_MS / 1000,
+): Promise<BenchResult[]> {
+  const kinds = ['copier', 'veth', ...devices];
   const samples = new Map<string, Sample[]>(kinds.map(kind => [kind, []]));
   for (let round = 0; round < ROUNDS; round++) {
     for (const kind of kinds) samples.get(kind)!.push(await measureOnce(kind, seconds * 1000));
@@ -54,8 +57,11 @@ export async function measureLinks(device: string, seconds = PHASE_MS / 1000): P
     const value = (kind: string) => median(samples.get(kind)!.map(pick));
     const copier = result(`${name}/copier`, unit, value('copier'));
     const veth = result(`${name}/veth`, unit, value('veth'));
-    const nic = (against: BenchResult) => result(`${name}/${device}`, unit, value(device), against);
-    results.push(copier, veth, nic(copier), nic(veth));
+    results.push(copier, veth);
+    for (const device of devices) {
+      for (const against of [copier, veth])
+        results.push(result(`${name}/${device}`, unit, value(device), against));
+    }
   }
   return results;
 }

@@ -1,167 +1,140 @@
 /**
- * Where the nanoseconds of a packet go: guest driver, programs and backend in one thread, taking turns of 128 packets, each timed by itself.
+ * Where the nanoseconds of a packet go: guest's driver, programs, backend, kernel. Each is timed by itself, in one thread, in turns of a batch.
  *
- * There is no second core here, so cache lines stay where they are: the sum is the work, and what two processes need beyond it is the price of sharing.
+ *   parts/TYPE/DIRECTION/LENGTH/driver     the guest's loop without the programs
+ *                              /programs   as the driver runs them, beside the same all guarded and on a budget
+ *                              /backend    ring, and source or sink
+ *                              /kernel     the system calls of a TAP, in the place of source or sink
  */
-import { readFileSync } from 'node:fs';
 import * as L from '../../datapath/layout.js';
-import { loadObject } from '../ebpf/elf.js';
-import { compile, instantiate } from '../ebpf/jit/index.js';
-import { decodeProgram } from '../ebpf/program.js';
-import { STACK_BYTES } from '../ebpf/sandbox.js';
-import { DriverQueues, type OwnQueue } from '../guest/bpfhv/contract.js';
-import { BPFHV_HELPERS, helperImplementations } from '../guest/bpfhv/helpers.js';
-import { PROGRAMS, type ProgramSection, programNumber } from '../guest/bpfhv/registers.js';
-import { GuestRam } from '../guest/guest-ram.js';
-import { Arena } from '../memory/arena.js';
-import { GuestMemory } from '../memory/guest-memory.js';
-import { WINDOW_PAGES, Window } from '../memory/window.js';
-import { Queue } from '../nic/queue.js';
-import { Batch } from '../ring/batch.js';
-import { loadDatapath } from '../ring/datapath.js';
-import { frameLimits } from '../ring/features.js';
+import { programNumber } from '../guest/bpfhv/registers.js';
 import type { DeviceType } from '../ring/ring.js';
-import { type BenchResult, median, result } from './result.js';
+import { type BpfhvBed, bpfhvBed, type Direction } from './bed.js';
+import { BenchError } from './errors.js';
+import { openTapMover } from './kernel.js';
+import { compileAllGuarded, loadAsDriver, type Modules } from './programs.js';
+import { type BenchResult, result } from './result.js';
+import { type Effort, perPacket, QUICK, type Spent, type Turn } from './timing.js';
+import { flowMover, takeTurn } from './turns.js';
 
-const NUM = 256;
-const WARM_UP_TURNS = 2000;
-const TURNS = 100;
-const ROUNDS = 15;
-/** Where a second copy of the programs stands in the function table, that for `programsAlone`. */
-const ALONE = 100;
-const RX_PKT_ALLOC = 0x4b8f0000;
+/** The kernel takes microseconds for a packet. */
+const SLOW: Effort = { warmUp: 200, turns: 4 };
 
-/** Nanoseconds per packet in driver, programs and backend, completions included: medians over ROUNDS runs of TURNS turns each. */
-export function measureParts(device: DeviceType, direction: 'tx' | 'rx', length: number): BenchResult[] {
-  const window = Window.create();
-  const arena = new Arena(window);
-  const ram = new GuestRam(window, 8 * 1024 * 1024);
-  const datapath = loadDatapath(window);
-  const { calls } = datapath;
-  const ring = device.ring(datapath);
-  const contextSize = ring.contextSize(NUM);
-  const table = new GuestMemory(window, arena).build([
-    { guestPhysicalAddress: ram.guestPhysicalAddress, size: BigInt(ram.size), mmapOffset: 0n, fd: ram.fd },
-  ]);
-  const own = new DriverQueues(
-    {
-      ...{ numRxQueues: 1, numTxQueues: 1, numRxBufs: NUM, numTxBufs: NUM, features: 0n },
-      ...{ rxContextSize: contextSize, txContextSize: contextSize, mac: new Uint8Array(6) },
-    },
-    { transport: { ram, doorbell: () => -1, interrupt: () => -1 }, arena, window },
-  ).all.find(side => side.direction === direction)!;
-  const { address: driver, context } = own;
-  const hostQueue = new Queue({ window, arena }, { index: own.index, direction, num: NUM, contextSize });
-  const { maxFrame, offloads } = frameLimits(device, 0n, direction);
-  hostQueue.setFrames(maxFrame, offloads);
-  hostQueue.setContext(ram.toGuest(context), table, ring);
-  const { address: queue } = hostQueue;
-  const { programs } = loadObject(readFileSync(device.programs));
-  const stackBase = arena.allocate(STACK_BYTES);
-  const helpers = helperImplementations(calls, () => {});
-  const idle = new Map([...helpers, [RX_PKT_ALLOC, calls.helper_nothing]]);
-  for (const { number: index, section } of PROGRAMS) {
-    const bytes = programs.get(section);
-    if (!bytes) continue;
-    const options = { contextSize, stackBase, helpers: BPFHV_HELPERS, budget: 65536, sharedMemory: true };
-    const compiled = compile(decodeProgram(bytes, section), { ...options, memoryPages: WINDOW_PAGES });
-    datapath.table.set(index, instantiate(compiled, window.memory, helpers).run);
-    datapath.table.set(index + ALONE, instantiate(compiled, window.memory, idle).run);
-  }
-  calls.driver_reset(driver, NUM);
-
-  const guestBatch = Batch.allocate(window, arena).address;
-  const deviceBatch = Batch.allocate(window, arena).address;
-  const flow = arena.allocate(L.PORT_SIZE);
-  const reader = arena.allocate(L.PORT_SIZE);
-  /** Each turn adds the milliseconds of guest and device to these. */
-  const times = { guest: 0, device: 0 };
-
-  function transmit(): void {
-    const start = performance.now();
-    calls.driver_tx_complete(driver, L.MAX_BATCH);
-    const room = calls.driver_tx_room(driver, guestBatch, L.MAX_BATCH);
-    calls.driver_tx_publish(driver, guestBatch, calls.source_fill(flow, guestBatch, room, length));
-    const middle = performance.now();
-    ring.pop(queue, deviceBatch, L.MAX_BATCH);
-    ring.complete(queue, deviceBatch, calls.sink_drain(reader, deviceBatch));
-    times.device += performance.now() - middle;
-    times.guest += middle - start;
-  }
-
-  function receive(): void {
-    const start = performance.now();
-    calls.driver_rx_refill(driver);
-    const middle = performance.now();
-    const room = ring.room(queue, deviceBatch, L.MAX_BATCH);
-    ring.push(queue, deviceBatch, calls.source_fill(flow, deviceBatch, room, length));
-    const end = performance.now();
-    calls.driver_rx_poll(driver, guestBatch, L.MAX_BATCH / 2);
-    calls.driver_rx_release(driver, guestBatch);
-    calls.driver_rx_poll(driver, guestBatch, L.MAX_BATCH / 2);
-    calls.driver_rx_release(driver, guestBatch);
-    times.guest += performance.now() - end + (middle - start);
-    times.device += end - middle;
-  }
-
-  /** The same calls of programs, without a driver around them; a helper that they call does nothing. */
-  function programsAlone(): void {
-    const call = (section: ProgramSection, n: number) =>
-      calls.call_many(programNumber(section) + ALONE, BigInt(context), n);
-    const start = performance.now();
-    if (direction === 'tx') call('txp', L.MAX_BATCH);
-    else call('rxp', L.MAX_BATCH / L.CTX_MAX_BUFS);
-    const middle = performance.now();
-    if (direction === 'tx') ring.complete(queue, deviceBatch, ring.pop(queue, deviceBatch, L.MAX_BATCH));
-    else ring.push(queue, deviceBatch, ring.room(queue, deviceBatch, L.MAX_BATCH));
-    const end = performance.now();
-    call(`${direction}c`, L.MAX_BATCH);
-    times.guest += performance.now() - end + (middle - start);
-  }
-
-  const whole = timeTurns(direction === 'tx' ? transmit : receive, times);
-  // The driver has no part in the programs' own turns: what it had posted is taken out of the ring first.
-  ring.complete(queue, deviceBatch, ring.pop(queue, deviceBatch, L.MAX_BATCH));
-  calls.driver_reclaim(driver);
-  ring.resume(queue);
-  prepareContext(window, own, ram);
-  const alone = timeTurns(programsAlone, times);
-  hostQueue.close();
-  table.close();
-  ram.close();
+/** Driver, programs, backend. */
+export async function measureParts(
+  device: DeviceType,
+  direction: Direction,
+  length: number,
+  effort = QUICK,
+): Promise<BenchResult[]> {
+  using whole = bpfhvBed(device, direction, length);
+  using alone = bpfhvBed(device, direction, length);
+  using guarded = bpfhvBed(device, direction, length);
+  const {
+    programs: [modules],
+  } = await loadAsDriver(device, whole.place);
+  whole.install(modules!);
+  using mover = flowMover(whole);
+  const turns = [
+    (spent: Spent) => takeTurn(whole, mover, spent),
+    programsAlone(alone, modules!),
+    programsAlone(guarded, compileAllGuarded(device, guarded.place).modules),
+  ];
+  const [all, programs, before] = perPacket(turns, effort) as [Spent, Spent, Spent];
   const name = `parts/${device.name}/${direction}/${length}`;
+  const unproved = result(`${name}/programs-guarded`, 'ns', before.guest);
   return [
-    result(`${name}/driver`, 'ns', whole.guest - alone.guest),
-    result(`${name}/programs`, 'ns', alone.guest),
-    result(`${name}/backend`, 'ns', whole.device),
+    result(`${name}/driver`, 'ns', all.guest - programs.guest),
+    result(`${name}/programs`, 'ns', programs.guest, unproved),
+    unproved,
+    result(`${name}/backend`, 'ns', all.ring + all.port),
   ];
 }
 
-/** Nanoseconds per packet of guest and device: medians of ROUNDS runs. */
-function timeTurns(
-  turn: () => void,
-  times: { guest: number; device: number },
-): { guest: number; device: number } {
-  for (let i = 0; i < WARM_UP_TURNS; i++) turn();
-  const samples = Array.from({ length: ROUNDS }, () => {
-    times.guest = 0;
-    times.device = 0;
-    for (let i = 0; i < TURNS; i++) turn();
-    const perPacket = 1e6 / (TURNS * L.MAX_BATCH);
-    return { guest: times.guest * perPacket, device: times.device * perPacket };
-  });
-  return { guest: median(samples.map(s => s.guest)), device: median(samples.map(s => s.device)) };
+/** What writev or readv takes, per packet. Throws LinuxError without the rights for namespaces and TAPs. */
+export async function measureKernel(
+  device: DeviceType,
+  direction: Direction,
+  length: number,
+  effort = SLOW,
+): Promise<BenchResult[]> {
+  using bed = bpfhvBed(device, direction, length);
+  const {
+    programs: [modules],
+  } = await loadAsDriver(device, bed.place);
+  bed.install(modules!);
+  using mover = openTapMover(bed);
+  const [spent] = perPacket([spent => takeTurn(bed, mover, spent)], effort);
+  return [result(`parts/${device.name}/${direction}/${length}/kernel`, 'ns', spent!.port)];
 }
 
-/** Fills the context as the driver does before it publishes: 64 buffers for a receive queue, of which a transmit queue takes one. */
-function prepareContext(window: Window, { address, context, bufferBase }: OwnQueue, ram: GuestRam): void {
+/** Turns of the same calls of programs, without a driver around them; receiving, the helper that makes a packet does nothing. */
+function programsAlone(bed: BpfhvBed, modules: Modules): Turn {
+  bed.install(modules, true);
+  if (bed.direction === 'rx') return spent => receiveAlone(bed, spent);
+  transmitOne(bed);
+  return spent => transmitAlone(bed, spent);
+}
+
+/** By the driver's loop. From then on its header is what programs see when they ask for one. */
+function transmitOne(bed: BpfhvBed): void {
+  const { guest, driver, ring, queue, calls, source, guestBatch, deviceBatch, length } = bed;
+  guest.room(driver, guestBatch.address, 1);
+  guest.publish(driver, guestBatch.address, calls.source_fill(source, guestBatch.address, 1, length));
+  ring.complete(queue, deviceBatch.address, ring.pop(queue, deviceBatch.address, L.MAX_BATCH));
+  call(bed, 'txc', 1);
+}
+
+function transmitAlone(bed: BpfhvBed, spent: Spent): number {
+  const { ring, queue, deviceBatch, frames } = bed;
+  lend(bed, bed.buffers);
+  const start = performance.now();
+  const refused = call(bed, 'txp', frames);
+  const published = performance.now();
+  const n = ring.pop(queue, deviceBatch.address, L.MAX_BATCH);
+  ring.complete(queue, deviceBatch.address, n);
+  const begun = performance.now();
+  const taken = call(bed, 'txc', frames);
+  spent.guest += performance.now() - begun + (published - start);
+  return checked(bed, refused, n, taken);
+}
+
+function receiveAlone(bed: BpfhvBed, spent: Spent): number {
+  const { ring, queue, calls, source, deviceBatch, frames, length } = bed;
+  lend(bed, L.CTX_MAX_BUFS);
+  const start = performance.now();
+  const refused = call(bed, 'rxp', frames / L.CTX_MAX_BUFS);
+  const published = performance.now();
+  const n = ring.room(queue, deviceBatch.address, L.MAX_BATCH);
+  ring.push(queue, deviceBatch.address, calls.source_fill(source, deviceBatch.address, n, length));
+  const begun = performance.now();
+  const taken = call(bed, 'rxc', frames);
+  spent.guest += performance.now() - begun + (published - start);
+  return checked(bed, refused, n, taken);
+}
+
+/** Runs a program so many times. Returns the sum of what it returned. */
+function call({ calls, own }: BpfhvBed, section: 'txp' | 'txc' | 'rxp' | 'rxc', times: number): number {
+  return Number(calls.call_many(programNumber(section), BigInt(own.context), times));
+}
+
+/** Publishing returns 0, completing 1. */
+function checked({ frames }: BpfhvBed, refused: number, n: number, taken: number): number {
+  if (refused === 0 && n === frames && taken === frames) return frames;
+  throw new BenchError(`programs by themselves: ${frames} packets, ${n} in the ring, ${taken} completed`);
+}
+
+/** Fills the context as the driver does before it publishes `n` buffers. */
+function lend({ host: { window }, own, ram, length, buffers }: BpfhvBed, n: number): void {
+  const { address, context, bufferBase } = own;
   const [stride, room] = [L.DRIVER_STRIDE, L.DRIVER_ROOM].map(
     field => window.words[(address + field) >>> 2]!,
-  );
-  for (let i = 0; i < L.CTX_MAX_BUFS; i++) {
+  ) as [number, number];
+  for (let i = 0; i < n; i++) {
     const buf = context + L.CTX_BUFS + i * L.BUF_SIZE;
     window.longs[(buf + L.BUF_COOKIE) / 8] = BigInt(i);
-    window.longs[(buf + L.BUF_PADDR) / 8] = ram.toGuest(bufferBase + i * stride!);
-    window.words[(buf + L.BUF_LEN) >>> 2] = room!;
+    window.longs[(buf + L.BUF_PADDR) / 8] = ram.toGuest(bufferBase + i * stride);
+    window.words[(buf + L.BUF_LEN) >>> 2] = buffers === 1 && n === 1 ? length : room;
   }
+  window.words[(context + L.CTX_NUM_BUFS) >>> 2] = n;
 }

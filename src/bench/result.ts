@@ -1,9 +1,9 @@
 /** One measured case, as `polynic bench --json` prints it. */
 export interface BenchResult {
-  /** A path: what, device type, frame length. */
+  /** A path: what, device type, then what of it. */
   readonly case: string;
   readonly value: number;
-  readonly unit: 'Mpps' | 'ns' | 'Gbit/s' | 'kpps';
+  readonly unit: 'Mpps' | 'kpps' | 'Gbit/s' | 'ns' | 'us' | 'ms' | 'guards';
   /** The case of the same run that this one is compared with. */
   readonly against: string | null;
   /** value / value of `against`. */

@@ -10,8 +10,8 @@ import { getAffinity } from '../linux/process.js';
 import { BenchError } from './errors.js';
 import { type BenchResult, median, result } from './result.js';
 
-const WARM_UP_MS = 2000;
-const SAMPLE_MS = 1000;
+const WARM_UP_MS = 1500;
+const SAMPLE_MS = 700;
 const SAMPLES = 5;
 
 /** Measures one direction. Throws BenchError when frames are out of order, or there are not two processors. */

@@ -1,56 +1,25 @@
 /** `polynic bench`: what it costs, and against what. Every ratio is between two cases of the same run. */
 import { Command } from '@commander-js/extra-typings';
-import { measureLinks } from '../bench/links.js';
-import { measureParts } from '../bench/parts.js';
+import { type Group, groupsOf } from '../bench/cases.js';
 import type { BenchResult } from '../bench/result.js';
-import { measureRing } from '../bench/rings.js';
 import { LinuxError } from '../linux/errors.js';
-import { deviceType, deviceTypeNames } from '../ring/registry.js';
 import { UsageError } from './host.js';
-
-const LENGTHS = [60, 1514];
 
 /** Namespaces or TAPs that are refused, or a kernel without them. */
 const MISSING_RIGHTS: ReadonlySet<string> = new Set(['EPERM', 'EACCES', 'ENOENT', 'ENODEV']);
 
-interface Group {
-  /** The cases that it measures begin so. */
-  readonly names: readonly string[];
-  run(): Promise<readonly BenchResult[]>;
-}
-
-/** All that can be measured, in the order in which it is. */
-function groups(): Group[] {
-  return deviceTypeNames.flatMap(device => [
-    ...LENGTHS.flatMap(length =>
-      (['tx', 'rx'] as const).map(direction => ({
-        names: [`parts/${device}/${direction}/${length}`],
-        run: async () => measureParts(deviceType(device)!, direction, length),
-      })),
-    ),
-    ...LENGTHS.flatMap(length =>
-      (['tx', 'rx'] as const).map(direction => ({
-        names: [`${direction === 'tx' ? 'tx-sink' : 'source-rx'}/${device}/${length}`],
-        run: async () => [await measureRing(device, direction, length)],
-      })),
-    ),
-    { names: [`tap-tcp/${device}`, `tap-udp/${device}`], run: () => measureLinks(device) },
-  ]);
-}
-
 export function benchCommand() {
   return new Command('bench')
-    .description('measure the rings, and the link beside a bare copier and a veth pair')
+    .description(
+      'measure the rings and their parts, upgrades, and the link beside a bare copier and a veth pair',
+    )
     .argument('[case]', 'only cases whose name begins so, such as tx-sink or tap-tcp/sring')
     .option('--json', 'print an array of {case, value, unit, against, ratio}')
     .action(async (wanted = '', { json = false }) => {
-      const chosen = groups().filter(({ names }) => names.some(name => name.startsWith(wanted)));
+      const chosen = groupsOf(wanted);
       if (chosen.length === 0) {
-        throw new UsageError(
-          `no case "${wanted}": ${groups()
-            .flatMap(({ names }) => names)
-            .join('  ')}`,
-        );
+        const all = groupsOf('').flatMap(({ names }) => names);
+        throw new UsageError(`no case "${wanted}": ${all.join('  ')}`);
       }
       const all: BenchResult[] = [];
       if (!json) console.log(row('case', 'value', 'unit', 'ratio', 'against'));
@@ -69,7 +38,7 @@ export function benchCommand() {
 /** Cases that need rights or devices which we lack are left out, and that is said. */
 async function runGroup({ names, run }: Group): Promise<readonly BenchResult[]> {
   try {
-    return await run();
+    return await run(names);
   } catch (error) {
     if (!(error instanceof LinuxError) || !MISSING_RIGHTS.has(error.code)) throw error;
     console.error(`polynic: ${names.join(', ')} left out: ${error.message}`);
@@ -78,5 +47,5 @@ async function runGroup({ names, run }: Group): Promise<readonly BenchResult[]> 
 }
 
 function row(name: string, value: string, unit: string, ratio: string, against: string): string {
-  return `${name.padEnd(34)}${value.padStart(9)} ${unit.padEnd(8)}${ratio.padStart(7)}  ${against}`.trimEnd();
+  return `${name.padEnd(42)}${value.padStart(9)} ${unit.padEnd(8)}${ratio.padStart(7)}  ${against}`.trimEnd();
 }
