@@ -14,8 +14,8 @@ import { Upgrades } from '../demo/upgrades.js';
 import { BenchError } from './errors.js';
 import { type BenchResult, result } from './result.js';
 
-const COUNT = 60;
-const EVERY_S = 0.25;
+const COUNT = 100;
+const EVERY_S = 0.2;
 /** The demo's load takes nine tenths of its time. */
 const SECONDS = (COUNT * EVERY_S + 0.2) / 0.9;
 const DEVICE = 'sring';
