@@ -30,6 +30,8 @@ export interface ContractHost {
 export class Contract {
   readonly device: DeviceType;
   readonly ring: Ring;
+  /** Feature bits that may be offered; undefined: all that the device type has. */
+  readonly mask: bigint | undefined;
   /** Feature bits offered. */
   readonly features: bigint;
   #agreed = 0n;
@@ -40,10 +42,11 @@ export class Contract {
   /** What was given for `programs` last. */
   #handedOut: OwnedFd | null = null;
 
-  /** `mask`: feature bits to offer, of those that the device type has; default: all of them. Throws when the programs can't be read. */
+  /** Throws when the programs can't be read. */
   constructor(host: ContractHost, device: DeviceType, mask?: bigint) {
     this.#host = host;
     this.device = device;
+    this.mask = mask;
     this.features = mask === undefined ? device.features : device.features & mask;
     this.ring = device.ring(host.datapath);
     this.#programs = memfdOf(`${device.name} programs`, readFileSync(device.programs));
@@ -114,6 +117,11 @@ export class Contract {
     for (const queue of this.#queues) queue.close();
     this.#queues = [];
     this.#parameters = null;
+  }
+
+  /** The guest has to say again where it has its contexts. */
+  dropContexts(): void {
+    for (const queue of this.#queues) queue.dropContext();
   }
 
   /** Counters go on where those of `former` have stopped. */

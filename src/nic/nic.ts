@@ -8,12 +8,10 @@ import { EventFd } from '../linux/eventfd.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { beginUrgent, endUrgent } from '../linux/urgent.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
-import { MemoryError } from '../memory/window.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { offloadsOf } from '../ring/features.js';
 import type { DeviceType } from '../ring/ring.js';
-import type { QueueMove } from './commands.js';
 import type { ContextSizes, Contract } from './contract.js';
 import {
   type Direction,
@@ -25,7 +23,9 @@ import {
 import { dumpNic } from './dump.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { Queue, QueueStats } from './queue.js';
+import { type Moved, relocate } from './relocate.js';
 import { Signals } from './signals.js';
+import { Turns } from './turns.js';
 import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
 import { Workers, type WorkersOptions } from './workers.js';
 
@@ -60,11 +60,15 @@ export class Nic implements NicControl {
   readonly #contracts: Contracts;
   readonly #memory: GuestMemory;
   readonly #workers: Workers;
+  /** All that waits for workers. */
+  readonly #turns = new Turns();
   readonly #enabled = { rx: false, tx: false };
   #table: RegionTable | null = null;
   #signals: Signals[] = [];
   #signalled = { rx: 0, tx: 0 };
   #upgrade: EventFd | null = null;
+  /** What frames from the port may ask for (OFFLOAD_*), as it was told last; at first it may have been told anything. */
+  #offloads = -1;
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
   #hurrying: NodeJS.Timeout | null = null;
@@ -87,7 +91,9 @@ export class Nic implements NicControl {
         get running() {
           return nic.running;
         },
+        inTurn: step => this.#turns.take(step),
         signal: () => this.#upgrade?.signal(),
+        withdrawn: () => this.#setPortOffloads(),
         change: wish => this.#change(wish),
         log: (level, message) => this.#log(level, message),
       },
@@ -154,7 +160,7 @@ export class Nic implements NicControl {
    * NIC_UPGRADE_TIMEOUT, it has not done so in time. In all cases the old contract goes on.
    */
   upgrade(wish: UpgradeWish): Promise<UpgradeReport> {
-    return this.#contracts.upgrade(wish, this.#options.features);
+    return this.#contracts.upgrade(wish);
   }
 
   features(): bigint {
@@ -166,11 +172,15 @@ export class Nic implements NicControl {
     if (this.#contracts.chosen === this.#contract) this.#check('setFeatures');
     contract.agree(accepted);
     if (contract === this.#contract) this.#setPortOffloads();
+    else this.#narrowPort(contract);
   }
 
   setParameters(parameters: NicParameters): ContextSizes {
     const contract = this.#contracts.look();
-    if (contract !== this.#contract) return contract.prepare(parameters);
+    if (contract !== this.#contract) {
+      this.#checkNumbers(parameters);
+      return contract.prepare(parameters);
+    }
     this.#check('setParameters');
     const sizes = contract.prepare(parameters);
     this.#makeSignals(contract);
@@ -182,18 +192,20 @@ export class Nic implements NicControl {
     return this.#contracts.read().programs();
   }
 
-  async setMemoryTable(specs: readonly MemoryRegionSpec[]): Promise<void> {
-    try {
-      const next = this.#memory.build(specs);
+  setMemoryTable(specs: readonly MemoryRegionSpec[]): Promise<void> {
+    return this.#turns.take(async () => {
       try {
-        await this.#moveTo(next);
-      } catch (error) {
-        next.close();
-        throw error;
+        const next = this.#memory.build(specs);
+        try {
+          await this.#moveTo(next);
+        } catch (error) {
+          next.close();
+          throw error;
+        }
+      } finally {
+        for (const { fd } of specs) fd.close();
       }
-    } finally {
-      for (const { fd } of specs) fd.close();
-    }
+    });
   }
 
   async setQueueContext(index: number, gpa: bigint): Promise<void> {
@@ -227,17 +239,22 @@ export class Nic implements NicControl {
     this.#signalsOf(index).setKick(fd);
   }
 
-  async setQueueIrq(index: number, fd: OwnedFd | null): Promise<void> {
-    const signals = this.#signals[index];
-    if (!signals) {
-      fd?.close();
-      this.#noQueue(index);
-    }
-    const former = signals!.setIrq(fd);
-    const queue = this.#contract.queues[index];
-    if (this.running && queue)
-      await this.#workers.call(() => ({ op: 'irq', queue: queue.address, irq: signals!.irqFd }));
-    former?.close();
+  setQueueIrq(index: number, fd: OwnedFd | null): Promise<void> {
+    return this.#turns.take(async () => {
+      const signals = this.#signals[index];
+      if (!signals) {
+        fd?.close();
+        this.#noQueue(index);
+      }
+      const former = signals!.setIrq(fd);
+      const queue = this.#contract.queues[index];
+      try {
+        if (this.running && queue)
+          await this.#workers.call(() => ({ op: 'irq', queue: queue.address, irq: signals!.irqFd }));
+      } finally {
+        former?.close();
+      }
+    });
   }
 
   /** A hypervisor that sends it again while the NIC runs says that its guest can't take, or goes on with, the new contract. */
@@ -248,11 +265,39 @@ export class Nic implements NicControl {
     if (this.running) this.#contracts.refused();
   }
 
-  async enable(direction: Direction): Promise<void> {
+  enable(direction: Direction): Promise<void> {
+    return this.#turns.take(() => this.#enable(direction));
+  }
+
+  disable(direction: Direction): Promise<void> {
+    return this.#turns.take(() => this.#stop(direction, true));
+  }
+
+  disconnect(): Promise<void> {
+    return this.#turns.take(() => this.#forget());
+  }
+
+  /** Ends the NIC: drains what was published, stops the worker, gives everything back. The port stays its owner's. */
+  close(): Promise<void> {
+    return this.#turns.take(async () => {
+      this.#calmDown();
+      await this.#stop('tx', true);
+      await this.#forget();
+      await this.#workers.close();
+      this.#contracts.close();
+    });
+  }
+
+  get #contract(): Contract {
+    return this.#contracts.present;
+  }
+
+  async #enable(direction: Direction): Promise<void> {
     if (this.#enabled[direction]) return;
     if (this.#workers.failure) throw this.#workers.failure;
-    if (!this.running && this.#contracts.due) await this.#swap(this.#contracts.due);
-    this.#checkComplete(this.#contract, `enable ${direction}`);
+    const due = this.running ? null : this.#contracts.due;
+    this.#checkComplete(due ?? this.#contract, `enable ${direction}`);
+    if (due) await this.#swap();
     if (this.#resume[direction]) {
       this.#resume[direction] = false;
       for (const queue of this.#queuesOf(direction)) {
@@ -263,53 +308,52 @@ export class Nic implements NicControl {
     // Commands are carried out in order: who stops again waits for this one too, and nobody else needs to.
     this.#start(direction).catch((error: Error) => this.#workers.fail(error));
     this.#enabled[direction] = true;
-    if (this.#enabled.rx && this.#enabled.tx) this.#calmDown();
+    if (this.#enabled.rx && this.#enabled.tx) {
+      this.#calmDown();
+      setImmediate(() => this.#setPortOffloads()); // the guest has its answer first
+    }
     this.#log('info', `${direction} enabled`);
   }
 
-  async disable(direction: Direction): Promise<void> {
-    await this.#stop(direction, true);
-  }
-
-  async disconnect(): Promise<void> {
-    await this.#stop('tx', false);
-    await this.#stop('rx', false);
-    await this.#contracts.left();
-    this.#makeSignals(this.#contract);
-    this.#upgrade?.close();
-    this.#upgrade = null;
-    this.#setPortOffloads();
-    this.#table?.close();
-    this.#table = null;
-  }
-
-  /** Ends the NIC: drains what was published, stops the worker, gives everything back. The port stays its owner's. */
-  async close(): Promise<void> {
-    this.#calmDown();
-    await this.#stop('tx', true);
-    await this.disconnect();
-    await this.#workers.close();
-    this.#contracts.close();
-  }
-
-  get #contract(): Contract {
-    return this.#contracts.present;
-  }
-
   /** The guest starts with the contract that was announced to it; nothing runs. */
-  async #swap(due: Contract): Promise<void> {
-    this.#makeSignals(due);
-    this.#checkComplete(due, 'change the contract');
+  async #swap(): Promise<void> {
     await this.#contracts.swap();
-    this.#setPortOffloads();
+    this.#narrowPort(this.#contract);
     this.#useLanes();
     this.#resume.rx = false;
     this.#resume.tx = false;
   }
 
+  /** The guest is gone. */
+  async #forget(): Promise<void> {
+    await this.#stop('tx', false);
+    await this.#stop('rx', false);
+    try {
+      await this.#contracts.left();
+    } finally {
+      this.#makeSignals(this.#contract);
+      this.#upgrade?.close();
+      this.#upgrade = null;
+      this.#setPortOffloads();
+      this.#table?.close();
+      this.#table = null;
+    }
+  }
+
   /** The port hands the guest no more than it takes. */
   #setPortOffloads(): void {
-    this.port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
+    this.#tellPort(offloadsOf(this.#contract.agreed, 'rx'));
+  }
+
+  /** Nor more than it will take. */
+  #narrowPort(next: Contract): void {
+    this.#tellPort(offloadsOf(next.agreed, 'rx') & this.#offloads);
+  }
+
+  /** Only what is new: the kernel's lock of all interfaces may be held by others for long, and at a swap packets wait. */
+  #tellPort(offloads: number): void {
+    if (offloads !== this.#offloads) this.port.setOffloads?.(offloads);
+    this.#offloads = offloads;
   }
 
   /** The kernel, or whoever is behind the port, uses no lane that nobody reads. */
@@ -333,7 +377,8 @@ export class Nic implements NicControl {
   async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
     if (spin !== undefined) await this.#workers.setSpin(spin);
     if (port) {
-      port.setOffloads?.(offloadsOf(this.#contract.agreed, 'rx'));
+      this.#offloads = offloadsOf(this.#contract.agreed, 'rx');
+      port.setOffloads?.(this.#offloads);
       const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
       for (const direction of running) await this.#workers.stop(direction, false);
       await this.#workers.setPort(port);
@@ -352,6 +397,14 @@ export class Nic implements NicControl {
     this.#signalled = { rx: numRxQueues, tx: numTxQueues };
   }
 
+  /** The eventfds stay, so there are as many queues. */
+  #checkNumbers({ numRxQueues, numTxQueues }: NicParameters): void {
+    const { rx, tx } = this.#signalled;
+    if (numRxQueues === rx && numTxQueues === tx) return;
+    const wanted = `${numRxQueues} receive and ${numTxQueues} transmit queues`;
+    throw new NicError('NIC_PARAMETERS', `${wanted}: an upgrade leaves it at ${rx} and ${tx}`);
+  }
+
   #checkComplete({ queues }: Contract, what: string): void {
     const lacking = queues.filter(
       ({ index, contextGpa }) => contextGpa === null || !this.#signals[index]!.complete,
@@ -368,6 +421,7 @@ export class Nic implements NicControl {
     const left = await this.#workers.stop(direction, drain);
     this.#enabled[direction] = false;
     this.#resume[direction] = true;
+    if (!this.running) this.#contracts.stopped();
     if (left > 0)
       this.#log('warn', `${left} packets could not be sent before the stop: the port takes no more`);
     this.#log('info', `${direction} disabled`);
@@ -389,35 +443,20 @@ export class Nic implements NicControl {
 
   /** Everything that stands in the old table is found in the new one, or nothing changes. */
   async #moveTo(next: RegionTable): Promise<void> {
-    const queues = [...this.#contract.queues, ...(this.#contracts.next?.queues ?? [])];
-    const placed = new Map<Queue, number>();
-    try {
-      for (const queue of queues) {
-        if (queue.contextGpa === null) continue;
-        const context = this.#locate(queue, next);
-        if (context !== null) placed.set(queue, context);
-      }
-      if (this.running) {
-        const moves: QueueMove[][] = [];
-        for (const [queue, context] of placed) {
-          if (this.#inUse(queue))
-            (moves[this.#workerOf(queue)] ??= []).push({ queue: queue.address, context });
-        }
-        const regions = next.address;
-        await this.#workers.call(worker => ({ op: 'remap', regions, queues: moves[worker] ?? [] }));
-      }
-    } catch (error) {
-      for (const queue of placed.keys()) next.unpin(queue.contextGpa!, queue.contextSize);
-      throw error;
-    }
-    for (const queue of queues) {
-      const context = placed.get(queue);
-      if (context === undefined) queue.dropContext();
-      else {
-        if (!this.#inUse(queue)) queue.place(next, context);
-        queue.follow(next);
-      }
-    }
+    const { queues } = this.#contract;
+    const staged = this.#contracts.next?.queues ?? [];
+    const movers = this.running
+      ? { running: queues, resting: staged }
+      : { running: [], resting: [...queues, ...staged] };
+    const move = (moved: readonly Moved[]) =>
+      this.#workers.call(worker => ({
+        op: 'remap',
+        regions: next.address,
+        queues: moved
+          .filter(({ queue }) => this.#workerOf(queue) === worker)
+          .map(({ queue, context }) => ({ queue: queue.address, context })),
+      }));
+    await relocate(movers, next, move, message => this.#log('warn', message));
     this.#table?.close();
     this.#table = next;
   }
@@ -426,23 +465,6 @@ export class Nic implements NicControl {
   #workerOf({ index, direction }: Queue): number {
     const pair = direction === 'rx' ? index : index - this.#queuesOf('rx').length;
     return this.#workers.workerOf(pair);
-  }
-
-  /** A worker may look at it. */
-  #inUse(queue: Queue): boolean {
-    return this.running && this.#contract.queues.includes(queue);
-  }
-
-  /** Where the queue's context is in that table. A guest that has rebooted leaves contexts behind that are in no memory any more: null, unless they are in use. */
-  #locate(queue: Queue, next: RegionTable): number | null {
-    try {
-      return queue.locate(queue.contextGpa!, next);
-    } catch (error) {
-      if (this.#inUse(queue) || !(error instanceof MemoryError) || error.code !== 'MEMORY_ADDRESS')
-        throw error;
-      this.#log('warn', `queue ${queue.index} loses its context: ${error.message}`);
-      return null;
-    }
   }
 
   #check(request: keyof typeof WHILE_RUNNING): void {

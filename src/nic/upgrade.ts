@@ -48,8 +48,12 @@ export interface UpgradeReport {
 /** What the contracts need of their NIC. */
 export interface UpgradeHost extends ContractHost {
   readonly running: boolean;
+  /** Does something while no request is under way and no other change. */
+  inTurn<T>(step: () => Promise<T>): Promise<T>;
   /** Raises the guest's upgrade interrupt. */
   signal(): void;
+  /** What was announced is no more, and was not taken. */
+  withdrawn(): void;
   /** Changes port and way of waiting. */
   change(wish: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void>;
   log(level: 'info' | 'warn' | 'error', message: string): void;
@@ -64,15 +68,29 @@ interface Announcement {
   seen: boolean;
   /** It has the programs. */
   read: boolean;
-  readonly settle: (result: UpgradeReport['outcome'] | NicError) => void;
+  readonly settle: (result: Outcome | Error) => void;
 }
+
+type Outcome = UpgradeReport['outcome'];
+
+/** What an upgrade comes to, once it has begun. */
+interface Begun {
+  readonly from: DeviceType;
+  readonly to: DeviceType;
+  readonly outcome: Promise<Outcome>;
+}
+
+/** A contract as it is asked for. `mask`: feature bits to offer, of those that the device type has; undefined: all of them. */
+type Terms = Pick<Contract, 'device' | 'mask'>;
 
 export class Contracts {
   readonly #host: UpgradeHost;
   #present: Contract;
   #next: Announcement | null = null;
   /** What was before the last swap, and until when it can be had back. */
-  #former: { readonly device: DeviceType; readonly features: bigint; readonly until: number } | null = null;
+  #former: { readonly terms: Terms; readonly until: number } | null = null;
+  /** A contract was taken back that the guest had begun to use: what it starts next may be that one, so contexts of the present one count no more. */
+  #astray = false;
 
   constructor(host: UpgradeHost, device: DeviceType, mask: bigint | undefined) {
     this.#host = host;
@@ -109,38 +127,28 @@ export class Contracts {
     return this.#next?.read ? this.#next.contract : this.#present;
   }
 
-  /** Changes the contract (see `Nic.upgrade`). `mask` is what is offered where the wish says nothing. */
-  async upgrade(wish: UpgradeWish, mask: bigint | undefined): Promise<UpgradeReport> {
-    if (this.#next?.wish) throw new NicError('NIC_UPGRADE_BUSY', 'another upgrade is under way');
+  /** Changes the contract (see `Nic.upgrade`). */
+  async upgrade(wish: UpgradeWish): Promise<UpgradeReport> {
     const start = performance.now();
-    const from = this.#present.device;
-    const to = wish.device ?? from;
-    const report = (outcome: UpgradeReport['outcome']): UpgradeReport => {
-      return { outcome, from: from.name, to: to.name, ms: performance.now() - start };
-    };
-    if (wish.device === undefined && wish.features === undefined) {
-      await this.#host.change(wish);
-      return report('done');
-    }
-    const contract = this.#make(to, wish.features ?? mask);
-    if (this.#present.parameters === null) {
-      this.#replace(contract);
-      await this.#host.change(wish);
-      return report('waiting');
-    }
-    this.#host.log('info', `upgrade from ${from.name} to ${to.name} announced`);
-    return report(await this.#announce(contract, wish));
+    const { from, to, outcome } = await this.#host.inTurn(() => this.#begin(wish));
+    return { outcome: await outcome, from: from.name, to: to.name, ms: performance.now() - start };
   }
 
   /** The guest can't take what is announced, or can't go on with what it has just changed to. */
   refused(): void {
-    if (this.#next?.read) {
-      if (this.#next.wish) this.#withdraw('NIC_UPGRADE_DECLINED', 'the guest can not take the new contract');
+    const next = this.#next;
+    if (next?.read) {
+      if (next.wish) this.#withdraw('NIC_UPGRADE_DECLINED', 'the guest can not take the new contract');
+      this.#astray = false; // it knows what it goes on with
     } else if (this.#former && performance.now() < this.#former.until) {
-      const { device, features } = this.#former;
+      const { terms } = this.#former;
       this.#former = null;
-      this.#host.log('warn', `the guest can not use ${this.#present.device.name}: back to ${device.name}`);
-      this.#show(this.#make(device, features));
+      if (next?.wish) this.#withdraw('NIC_UPGRADE_DECLINED', 'the guest can not use the contract before it');
+      this.#host.log(
+        'warn',
+        `the guest can not use ${this.#present.device.name}: back to ${terms.device.name}`,
+      );
+      this.#showAgain(terms);
     }
   }
 
@@ -151,37 +159,61 @@ export class Contracts {
 
   /** From the present contract to the one that is due. */
   async swap(): Promise<void> {
-    const { contract, wish, settle } = this.#next!;
-    const { device, features } = this.#present;
-    if (wish) await this.#host.change(wish);
-    this.#next = null;
-    this.#former = { device, features, until: performance.now() + REGRET_MS };
-    contract.inherit(this.#present);
-    this.#replace(contract);
-    this.#host.log('info', `upgraded from ${device.name} to ${contract.device.name}`);
-    settle('done');
+    const next = this.#take();
+    const { device, mask } = this.#present;
+    this.#former = { terms: { device, mask }, until: performance.now() + REGRET_MS };
+    next.contract.inherit(this.#present);
+    this.#replace(next.contract);
+    this.#host.log('info', `upgraded from ${device.name} to ${next.contract.device.name}`);
+    await this.#carryOut(next, 'done');
+  }
+
+  /** Nothing runs any more. */
+  stopped(): void {
+    if (this.#astray) this.#present.dropContexts();
+    this.#astray = false;
   }
 
   /** The guest has gone: the next one finds what was announced to this one. */
   async left(): Promise<void> {
     this.#former = null;
-    const next = this.#next;
-    this.#next = null;
-    if (next?.wish) {
-      this.#replace(next.contract);
-      await this.#host.change(next.wish);
-      next.settle('waiting');
-    } else next?.contract.close();
-    this.#present.dropQueues();
-    this.#present.agree(0n);
+    this.#astray = false;
+    const next = this.#next && this.#take();
+    try {
+      if (next?.wish) {
+        this.#replace(next.contract);
+        await this.#carryOut(next, 'waiting');
+      } else next?.contract.close();
+    } finally {
+      this.#present.dropQueues();
+      this.#present.agree(0n);
+    }
   }
 
   close(): void {
     this.#present.close();
   }
 
-  /** A contract with queues like the present one's. Throws NicError NIC_PARAMETERS when it can't have as many descriptors. */
-  #make(device: DeviceType, mask: bigint | undefined): Contract {
+  async #begin(wish: UpgradeWish): Promise<Begun> {
+    if (this.#next?.wish) throw new NicError('NIC_UPGRADE_BUSY', 'another upgrade is under way');
+    const from = this.#present.device;
+    const to = wish.device ?? from;
+    if (wish.device === undefined && wish.features === undefined) {
+      await this.#host.change(wish);
+      return { from, to, outcome: Promise.resolve('done') };
+    }
+    const contract = this.#make({ device: to, mask: wish.features ?? this.#present.mask });
+    if (this.#present.parameters === null) {
+      this.#replace(contract);
+      await this.#host.change(wish);
+      return { from, to, outcome: Promise.resolve('waiting') };
+    }
+    this.#host.log('info', `upgrade from ${from.name} to ${to.name} announced`);
+    return { from, to, outcome: this.#announce(contract, wish) };
+  }
+
+  /** A contract with queues like the present one's. Throws NicError NIC_PARAMETERS when it can't have as many descriptors, and when programs can't be read. */
+  #make({ device, mask }: Terms): Contract {
     const contract = new Contract(this.#host, device, mask);
     try {
       if (this.#present.parameters) contract.prepare(this.#present.parameters);
@@ -192,13 +224,12 @@ export class Contracts {
     }
   }
 
-  /** Resolves with the outcome. */
-  #announce(contract: Contract, wish: UpgradeWish): Promise<UpgradeReport['outcome']> {
+  #announce(contract: Contract, wish: UpgradeWish): Promise<Outcome> {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#expire(), wish.timeoutMs ?? UPGRADE_TIMEOUT_MS);
+      const timer = setTimeout(() => this.#expire(contract), wish.timeoutMs ?? UPGRADE_TIMEOUT_MS);
       this.#show(contract, wish, result => {
         clearTimeout(timer);
-        if (result instanceof NicError) reject(result);
+        if (result instanceof Error) reject(result);
         else resolve(result);
       });
     });
@@ -209,31 +240,66 @@ export class Contracts {
     wish: UpgradeWish | null = null,
     settle: Announcement['settle'] = () => {},
   ): void {
-    this.#next?.contract.close();
+    if (this.#next) this.#drop();
     this.#next = { contract, wish, settle, seen: false, read: false };
     this.#host.signal();
   }
 
-  /** The time is up. Who never looked is no such guest as reads announcements: it may get the contract by a new conversation. */
-  #expire(): void {
-    const { wish, seen, read } = this.#next!;
-    if (!seen && wish?.hangUp) {
-      this.#host.log('info', 'the hypervisor takes no notice of the upgrade: it will when it comes back');
-      wish.hangUp();
-      return;
+  /** Announces what the guest had, or has: it may be half way to something else. Nobody waits for it. */
+  #showAgain(terms: Terms): void {
+    try {
+      this.#show(this.#make(terms));
+    } catch (error) {
+      this.#host.log('error', `${terms.device.name} can't be announced: ${(error as Error).message}`);
     }
-    const how = read ? 'has not changed to' : seen ? 'has not read' : 'took no notice of';
-    this.#withdraw('NIC_UPGRADE_TIMEOUT', `the guest ${how} the new contract in time`);
-    // It may be half way there: it is shown where it stands.
-    if (seen) this.#show(this.#make(this.#present.device, this.#present.features));
+  }
+
+  /** The time of an announcement is up. Who never looked is no such guest as reads announcements: it may get the contract by a new conversation. */
+  #expire(contract: Contract): void {
+    void this.#host.inTurn(async () => {
+      if (this.#next?.contract !== contract) return;
+      const { wish, seen, read } = this.#next;
+      if (!seen && wish?.hangUp) {
+        this.#host.log('info', 'the hypervisor takes no notice of the upgrade: it will when it comes back');
+        wish.hangUp();
+        return;
+      }
+      const how = read ? 'has not changed to' : seen ? 'has not read' : 'took no notice of';
+      this.#withdraw('NIC_UPGRADE_TIMEOUT', `the guest ${how} the new contract in time`);
+      if (seen) this.#showAgain(this.#present);
+    });
   }
 
   #withdraw(code: string, reason: string): void {
-    const { contract, settle } = this.#next!;
-    this.#next = null;
-    contract.close();
     this.#host.log('warn', `upgrade given up: ${reason}`);
-    settle(new NicError(code, reason));
+    this.#drop().settle(new NicError(code, reason));
+  }
+
+  /** What was announced is no more. */
+  #drop(): Announcement {
+    const next = this.#take();
+    if (next.contract.begun) this.#astray = true;
+    next.contract.close();
+    if (!this.#host.running) this.stopped();
+    this.#host.withdrawn();
+    return next;
+  }
+
+  #take(): Announcement {
+    const next = this.#next!;
+    this.#next = null;
+    return next;
+  }
+
+  /** The rest of what was wished for. */
+  async #carryOut({ wish, settle }: Announcement, outcome: Outcome): Promise<void> {
+    try {
+      if (wish) await this.#host.change(wish);
+      settle(outcome);
+    } catch (error) {
+      settle(error as Error);
+      throw error;
+    }
   }
 
   #replace(contract: Contract): void {

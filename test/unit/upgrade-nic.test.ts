@@ -1,10 +1,17 @@
 /** An upgrade as the NIC sees it, request by request: guests of every habit. The table is in docs/bpfhv.md, "Upgrade". */
 import assert from 'node:assert/strict';
+import { copyFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import * as L from '../../datapath/layout.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { NicError } from '../../src/nic/control.js';
 import type { UpgradeReport, UpgradeWish } from '../../src/nic/upgrade.js';
+import type { PortHandle } from '../../src/port/port.js';
+import { openPort } from '../../src/port/registry.js';
 import { deviceType } from '../../src/ring/registry.js';
-import { eventually } from '../compliance/testbed.js';
+import { arena, eventually, window } from '../compliance/testbed.js';
 import { type NicRig, nicTest, RX, TX } from './nic-rig.js';
 
 const sring = deviceType('sring')!;
@@ -276,3 +283,159 @@ nicTest('a second wish waits for nobody', async start => {
   assert.equal((await rig.nic.upgrade({ spin: true })).outcome, 'done');
   await flows(rig);
 });
+
+/** A sink; handing it over takes so long that timers are due, and whoever else waits, when the first wait comes. */
+function slowPort(ms: number): PortHandle {
+  const setOffloads = () => {
+    for (const end = performance.now() + ms; performance.now() < end; );
+  };
+  return { ...openPort('sink', { window, arena }), setOffloads };
+}
+
+nicTest('the time is up while the port changes, between the stop and the start', async start => {
+  const rig = await start();
+  using _upgrade = await running(rig);
+  const port = slowPort(100);
+  const done = begin(rig, { device: other, port, timeoutMs: 50 });
+  rig.nic.programs();
+  await stop(rig);
+  await setContexts(rig);
+  await rig.enable();
+  assert.equal(((await done) as UpgradeReport).outcome, 'done');
+  assert.equal(rig.nic.device, other);
+  const n = rig.publish(16);
+  await eventually(() => port.counters().sent === n);
+  await rig.close();
+  port.close();
+});
+
+nicTest('the time is up while the port changes for the next guest', async start => {
+  const rig = await start();
+  using _upgrade = await running(rig);
+  const port = slowPort(100);
+  const done = begin(rig, { device: gso, port, timeoutMs: 50 });
+  rig.nic.programs();
+  await rig.nic.disconnect();
+  assert.equal(((await done) as UpgradeReport).outcome, 'waiting');
+  await rig.close();
+  port.close();
+});
+
+nicTest('the guest stops, and starts, while the port changes', async start => {
+  const rig = await start();
+  using _upgrade = await running(rig);
+  for (const port of [slowPort(0), rig.port]) {
+    const change = rig.nic.upgrade({ port });
+    await Promise.all([rig.disable(), change]);
+    const before = rig.packets(TX);
+    rig.publish(16);
+    await rig.nic.upgrade({ spin: true });
+    await rig.nic.upgrade({ spin: false });
+    assert.equal(rig.packets(TX), before, 'a queue that was stopped stands still');
+    const another = rig.nic.upgrade({ port: rig.port });
+    await Promise.all([rig.enable(), another]);
+    await eventually(() => rig.packets(TX) === before + 16);
+    if (port !== rig.port) port.close();
+  }
+});
+
+nicTest('what a wish does not name stays as the wish before it has made it', async start => {
+  const rig = await start({ device: gso });
+  using _upgrade = await running(rig);
+  await rig.nic.disconnect();
+  await rig.nic.upgrade({ features: 0x7n });
+  await rig.nic.upgrade({ device: sring });
+  await rig.nic.upgrade({ device: gso });
+  assert.equal(rig.nic.features(), 0x7n);
+});
+
+nicTest('regretted while the next contract is announced: the one before both', async start => {
+  const rig = await start();
+  using upgrade = await running(rig);
+  const first = begin(rig, { device: other });
+  rig.nic.programs();
+  await stop(rig);
+  await setContexts(rig);
+  await rig.enable();
+  await first;
+  const second = begin(rig, { device: gso });
+  rig.nic.setUpgrade(upgrade.owner.dup());
+  assert.ok(code('NIC_UPGRADE_DECLINED')(await second));
+  assert.equal(rig.nic.features(), sring.features);
+});
+
+nicTest('taken back from a guest that has begun with it: the old contexts count no more', async start => {
+  const rig = await start();
+  using upgrade = await running(rig);
+  const done = begin(rig, { device: gso, timeoutMs: 50 });
+  rig.nic.programs();
+  await setContexts(rig);
+  assert.ok(code('NIC_UPGRADE_TIMEOUT')(await done));
+  // It has not heard of that yet.
+  await stop(rig);
+  await assert.rejects(rig.nic.enable('rx'), code('NIC_INCOMPLETE'));
+  assert.equal(upgrade.drain(), 2);
+  rig.nic.programs();
+  await setContexts(rig);
+  await rig.enable();
+  await flows(rig);
+  assert.equal(rig.nic.device, sring);
+});
+
+nicTest('another number of queues is no part of an upgrade', async start => {
+  const rig = await start();
+  using _upgrade = await running(rig);
+  const done = begin(rig, { device: other, timeoutMs: 100 });
+  rig.nic.programs();
+  assert.throws(() => rig.parameters(2), code('NIC_PARAMETERS'));
+  await stop(rig);
+  await rig.enable();
+  await flows(rig);
+  assert.ok(code('NIC_UPGRADE_TIMEOUT')(await done));
+});
+
+nicTest('the old contract can not be shown again: it goes on all the same', async start => {
+  const file = join(tmpdir(), `polynic-upgrade-${process.pid}.o`);
+  copyFileSync(sring.programs, file);
+  const rig = await start({ device: { ...sring, programs: pathToFileURL(file) } });
+  rmSync(file);
+  using _upgrade = await running(rig);
+  const done = begin(rig, { device: gso, timeoutMs: 50 });
+  rig.nic.programs();
+  assert.ok(code('NIC_UPGRADE_TIMEOUT')(await done));
+  await flows(rig);
+  assert.match(rig.log.at(-1)!, /^error: .*can't be announced: ENOENT/);
+});
+
+nicTest(
+  'the port is told of other offloads before the stop and after the start, not between',
+  async start => {
+    const told: [number, string][] = [];
+    const sink = openPort('sink', { window, arena });
+    const setOffloads = (offloads: number) => told.push([offloads, stage]);
+    let stage = 'before';
+    const rig = await start({ device: gso, port: { ...sink, setOffloads } });
+    using _upgrade = await running(rig);
+    for (const [features, before, after] of [
+      [0x1ffn, [], [L.OFFLOAD_CSUM | L.OFFLOAD_TSO4 | L.OFFLOAD_TSO6 | L.OFFLOAD_UFO]],
+      [0x5n, [L.OFFLOAD_CSUM], []],
+      [0x3n, [0], []],
+    ] as const) {
+      const done = begin(rig, { device: { ...gso } });
+      [stage, told.length] = ['before', 0];
+      rig.nic.programs();
+      rig.nic.setFeatures(features);
+      await setContexts(rig);
+      stage = 'between';
+      await rig.disable();
+      await rig.nic.enable('rx');
+      await rig.nic.enable('tx');
+      stage = 'after';
+      await done;
+      await new Promise(setImmediate);
+      assert.deepEqual(told, [...before.map(n => [n, 'before']), ...after.map(n => [n, 'after'])]);
+    }
+    await rig.close();
+    sink.close();
+  },
+);
