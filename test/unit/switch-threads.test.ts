@@ -142,22 +142,25 @@ switchTest(
     await once(worker, 'online');
     const seen = { b: 0, c: 0 };
     const end = performance.now() + 2000;
-    // Some addresses are half of one and half of the other; they are nobody's, and go to all.
-    while (performance.now() < end && Math.min(seen.b, seen.c) < 3000) {
-      a.lanes[0]!.put(batch);
-      for (const [name, station, own] of [
-        ['b', b, 0x0b],
-        ['c', c, 0x0c],
-      ] as const) {
-        for (const bytes of station.take()) {
-          seen[name]++;
-          assert.equal(bytes[5], own);
+    try {
+      // Some addresses are half of one and half of the other; they are nobody's, and go to all.
+      while (performance.now() < end && Math.min(seen.b, seen.c) < 3000) {
+        a.lanes[0]!.put(batch);
+        for (const [name, station, own] of [
+          ['b', b, 0x0b],
+          ['c', c, 0x0c],
+        ] as const) {
+          for (const bytes of station.take()) {
+            seen[name]++;
+            assert.equal(bytes[5], own);
+          }
         }
       }
+    } finally {
+      Atomics.store(window.words, stop >>> 2, 1);
+      await once(worker, 'exit');
+      arena.free(stop);
     }
-    Atomics.store(window.words, stop >>> 2, 1);
-    await once(worker, 'exit');
-    arena.free(stop);
     assert.ok(seen.b > 0 && seen.c > 0, JSON.stringify(seen));
   },
 );
