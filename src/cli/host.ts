@@ -20,20 +20,35 @@ export function createHost(): Host {
 /** Registers a step to be done at the end. */
 export type Later = (step: () => unknown) => void;
 
+/** Steps that undo what was done, each given where that was done. */
+export class Undo {
+  readonly #steps: (() => unknown)[] = [];
+  readonly later: Later = step => void this.#steps.unshift(step);
+
+  /** Does all of them, the last one first, whatever fails. Rejects with what failed first. */
+  async run(): Promise<void> {
+    const failures: unknown[] = [];
+    for (const step of this.#steps.splice(0)) {
+      try {
+        await step();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
+  }
+}
+
 /** Runs `action`; whatever happens, the steps that it gave to `later` are done then, all of them, the last one first. Rejects with what failed first. */
 export async function cleaningUp(action: (later: Later) => Promise<void>): Promise<void> {
-  const failures: unknown[] = [];
-  const attempt = async (step: () => unknown) => {
-    try {
-      await step();
-    } catch (error) {
-      failures.push(error);
-    }
-  };
-  const steps: (() => unknown)[] = [];
-  await attempt(() => action(step => steps.unshift(step)));
-  for (const step of steps) await attempt(step);
-  if (failures.length > 0) throw failures[0];
+  const undo = new Undo();
+  try {
+    await action(undo.later);
+  } catch (error) {
+    await undo.run().catch(() => {}); // what came of it is not what the user is to hear
+    throw error;
+  }
+  await undo.run();
 }
 
 /** What the user asked for can't be: one line on stderr, exit code 2. */
@@ -43,13 +58,15 @@ export class UsageError extends Error {
 }
 
 /**
- * A signal that aborts on SIGINT, SIGTERM and SIGHUP; a second one, a second later or more, kills the process, since a peer
+ * A signal that aborts on SIGINT, SIGTERM and SIGHUP, or those given; a second one, a second later or more, kills the process, since a peer
  * that blocks a worker in a system call would make any other end wait. One within that second is the same wish: `timeout`, npm and a terminal's ^C reach us twice.
  */
-export function untilStopped(): AbortController {
+export function untilStopped(
+  signals: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'],
+): AbortController {
   const controller = new AbortController();
   let stoppedAt = 0;
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  for (const signal of signals) {
     process.on(signal, () => {
       if (!controller.signal.aborted) stoppedAt = performance.now();
       else if (performance.now() - stoppedAt >= SAME_WISH_MS) process.kill(process.pid, 'SIGKILL');
