@@ -41,6 +41,15 @@ const ENABLED = STATUS.RX_ENABLED | STATUS.TX_ENABLED;
 const ENABLES = CTRL.RX_ENABLE | CTRL.TX_ENABLE;
 const DISABLES = CTRL.RX_DISABLE | CTRL.TX_DISABLE;
 
+/** A contract as registers and program window show it. */
+interface Shown {
+  readonly offer: Offer;
+  /** Offered; once the driver has written them, accepted. */
+  features: bigint;
+  /** What the driver has registered for it, by queue; 0: nothing. */
+  readonly contexts: bigint[];
+}
+
 export class ProxyDevice implements BpfhvTransport {
   readonly ram: GuestRam;
   onChange: () => void = () => {};
@@ -49,20 +58,19 @@ export class ProxyDevice implements BpfhvTransport {
   readonly #irqs: readonly EventFd[];
   readonly #upgradeFd: EventFd;
   readonly #upgradeWatch: Watch;
-  readonly #contexts: bigint[];
   #frontend: ProxyFrontend | null = null;
-  #contract: Offer | null = null;
+  #contract: Shown | null = null;
   /** Announced; shown, but not in force. */
-  #next: Offer | null = null;
+  #next: Shown | null = null;
+  /** An upgrade was signalled, and nobody has asked what it is. */
+  #signalled = false;
+  #asking = false;
   /** The backend told of a next contract while it ran: it is one that can be sent requests ahead. */
   #readsOn = false;
   /** An upgrade was signalled, but nothing told: what the registers show is the old contract still. */
   #stale = false;
   #generation = 0;
   #status = 0;
-  /** What the register shows, and what was accepted of the contract in force. */
-  #features = 0n;
-  #accepted = 0n;
   #queue = 0;
   #program = 0;
   #addressLow = 0;
@@ -78,7 +86,6 @@ export class ProxyDevice implements BpfhvTransport {
     this.#upgradeFd = EventFd.create('upgrade');
     this.#upgradeWatch = watchReadable(this.#upgradeFd.fd, () => void this.#announced());
     this.#upgradeWatch.unref();
-    this.#contexts = new Array(queues).fill(0n);
   }
 
   get present(): boolean {
@@ -108,9 +115,8 @@ export class ProxyDevice implements BpfhvTransport {
     try {
       const contract = await this.#introduce(frontend);
       this.#frontend = frontend;
-      this.#contract = contract;
+      this.#contract = this.#asShown(contract);
       this.#status = 0;
-      this.#contexts.fill(0n);
       this.#next = null;
       this.#stale = false;
       this.#readsOn = false;
@@ -130,6 +136,7 @@ export class ProxyDevice implements BpfhvTransport {
     this.#contract = null;
     this.#next = null;
     this.#status = 0;
+    this.#generation++;
     this.onChange();
     return useful;
   }
@@ -150,9 +157,9 @@ export class ProxyDevice implements BpfhvTransport {
       case REG.NUM_TX_BUFS:
         return bufs;
       case REG.RX_CTX_SIZE:
-        return this.#shown?.rxContextSize ?? 0;
+        return this.#shown?.offer.rxContextSize ?? 0;
       case REG.TX_CTX_SIZE:
-        return this.#shown?.txContextSize ?? 0;
+        return this.#shown?.offer.txContextSize ?? 0;
       case REG.DOORBELL_SIZE:
         return DOORBELL_SIZE;
       case REG.QUEUE_SELECT:
@@ -164,7 +171,7 @@ export class ProxyDevice implements BpfhvTransport {
       case REG.VERSION:
         return ABI_VERSION;
       case REG.FEATURES:
-        return Number(this.#features & 0xffff_ffffn);
+        return Number((this.#shown?.features ?? 0n) & 0xffff_ffffn);
       case REG.DUMP_LEN:
         return this.#dump.length;
       case REG.DUMP_INPUT:
@@ -181,7 +188,7 @@ export class ProxyDevice implements BpfhvTransport {
       case REG.CTRL:
         return this.#control(value);
       case REG.QUEUE_SELECT:
-        if (value < this.#contexts.length) this.#queue = value;
+        if (value < this.#kicks.length) this.#queue = value;
         return;
       case REG.CTX_PADDR_LO:
         this.#addressLow = value;
@@ -240,43 +247,58 @@ export class ProxyDevice implements BpfhvTransport {
     return { numRxQueues: queuePairs, numTxQueues: queuePairs, numRxBufs: bufs, numTxBufs: bufs };
   }
 
-  get #shown(): Offer | null {
+  get #shown(): Shown | null {
     return this.#next ?? this.#contract;
+  }
+
+  #asShown(offer: Offer): Shown {
+    return { offer, features: offer.features, contexts: this.#kicks.map(() => 0n) };
   }
 
   /** What registers show has changed, and the driver is to look. */
   #show(): void {
-    this.#features = this.#shown!.features;
     this.#generation++;
     this.#status |= STATUS.UPGRADE;
     this.onChange();
   }
 
-  /** The backend has signalled an upgrade. */
+  /** The backend has signalled an upgrade. Asking takes a while, in which it may signal another one: what was told till then is not shown. */
   async #announced(): Promise<void> {
     this.#upgradeFd.drain();
-    const frontend = this.#frontend;
-    if (!frontend) return;
-    try {
-      this.#next = await askOffer(frontend, this.#parameters, { accept: false });
-      this.#readsOn = true;
-    } catch (error) {
-      this.#next = null;
-      if (error instanceof ProxyError) {
-        if (error.code !== 'PROXY_REFUSED') return; // the connection is over, and whoever serves it says so
-        this.#stale = true;
-      } else {
-        this.#log('error', `the new contract is refused: ${(error as Error).message}`);
-        await this.#decline();
-        return;
-      }
+    this.#signalled = true;
+    if (this.#asking) return;
+    this.#asking = true;
+    while (this.#signalled) {
+      this.#signalled = false;
+      if (this.#frontend) await this.#askNext(this.#frontend);
     }
-    if (frontend === this.#frontend) this.#show();
+    this.#asking = false;
+  }
+
+  async #askNext(frontend: ProxyFrontend): Promise<void> {
+    let offer: Offer | null = null;
+    let refused: Error | null = null;
+    try {
+      offer = await askOffer(frontend, this.#parameters, { accept: false });
+    } catch (error) {
+      refused = error as Error;
+    }
+    if (frontend !== this.#frontend || !frontend.open) return; // whoever serves the connection says why it is over
+    if (this.#signalled) return;
+    if (refused && !(refused instanceof ProxyError && refused.code === 'PROXY_REFUSED')) {
+      this.#log('error', `the new contract is refused: ${refused.message}`);
+      await this.#decline();
+      return;
+    }
+    this.#next = offer && this.#asShown(offer);
+    this.#stale = offer === null;
+    if (offer) this.#readsOn = true;
+    this.#show();
   }
 
   async #decline(): Promise<void> {
-    if (this.#next) this.#features = this.#accepted;
     this.#next = null;
+    this.#stale = false;
     this.#status &= ~STATUS.UPGRADE;
     this.#generation++;
     await this.#ask(frontend => frontend.setUpgrade(this.#upgradeFd.owner));
@@ -286,10 +308,9 @@ export class ProxyDevice implements BpfhvTransport {
   async #relearn(): Promise<void> {
     this.#stale = false;
     await this.#ask(async frontend => {
-      this.#contract = await askOffer(frontend, this.#parameters, { accept: true });
+      const offer = await askOffer(frontend, this.#parameters, { accept: true });
       await this.#lendSignals(frontend);
-      this.#features = this.#contract.features;
-      this.#contexts.fill(0n);
+      this.#contract = this.#asShown(offer);
       this.#generation++;
     });
   }
@@ -302,7 +323,6 @@ export class ProxyDevice implements BpfhvTransport {
     if (this.#next) {
       this.#contract = this.#next;
       this.#next = null;
-      this.#accepted = this.#features;
     } else if (this.#stale) await this.#relearn();
   }
 
@@ -335,15 +355,15 @@ export class ProxyDevice implements BpfhvTransport {
   }
 
   async #setContext(gpa: bigint): Promise<void> {
-    const queue = this.#queue;
-    if (await this.#ask(frontend => frontend.setQueueContext(queue, gpa))) this.#contexts[queue] = gpa;
+    const [queue, shown] = [this.#queue, this.#shown];
+    if (shown && (await this.#ask(frontend => frontend.setQueueContext(queue, gpa))))
+      shown.contexts[queue] = gpa;
   }
 
   async #setFeatures(accepted: bigint): Promise<void> {
-    if (!this.#shown || (accepted & ~this.#shown.features) !== 0n) return;
-    if (!(await this.#ask(frontend => frontend.setFeatures(accepted)))) return;
-    this.#features = accepted;
-    if (!this.#next) this.#accepted = accepted;
+    const shown = this.#shown;
+    if (!shown || (accepted & ~shown.offer.features) !== 0n) return;
+    if (await this.#ask(frontend => frontend.setFeatures(accepted))) shown.features = accepted;
   }
 
   /** Asks the backend. False when it refuses or is gone: the registers then show that nothing has changed. */
@@ -360,19 +380,21 @@ export class ProxyDevice implements BpfhvTransport {
   }
 
   get #linkUp(): boolean {
-    const rx = this.#contexts.slice(0, this.#options.queuePairs);
-    return this.#frontend !== null && rx.every(gpa => gpa !== 0n);
+    const { contexts = [0n] } = this.#contract ?? {};
+    return contexts.slice(0, this.#options.queuePairs).every(gpa => gpa !== 0n);
   }
 
   get #selectedProgram(): Uint8Array | undefined {
     const section = PROGRAMS.find(program => program.number === this.#program)?.section;
-    return section && this.#shown?.programs.get(section);
+    return section && this.#shown?.offer.programs.get(section);
   }
 
   #makeDump(): void {
     const { ram, bufs } = this.#options;
     const status = this.#status | (this.#linkUp ? STATUS.LINK : 0);
-    this.#dump = deviceDump({ ram, status, features: this.#features, contexts: this.#contexts, bufs });
+    const { features = 0n } = this.#shown ?? {};
+    const contexts = this.#contract?.contexts ?? this.#kicks.map(() => 0n);
+    this.#dump = deviceDump({ ram, status, features, contexts, bufs });
     this.#dumpOffset = 0;
   }
 

@@ -55,6 +55,11 @@ export class ProxyFrontend {
     this.closed = this.#receive();
   }
 
+  /** Requests can be sent, as far as is known. */
+  get open(): boolean {
+    return !this.#stream.closed;
+  }
+
   /** The feature bits that the backend offers. */
   async getFeatures(): Promise<bigint> {
     return (await this.#request('GET_FEATURES', {})).values.features;
