@@ -42,6 +42,15 @@ export interface Ground {
   readonly find: (address: bigint, length: number) => bigint;
 }
 
+/** How what a ring writes is marked in a dirty bitmap; `find` gives guest physical addresses. Throws MemoryError. */
+export interface LogGround {
+  /** Window address of the bitmap, and its bytes. */
+  readonly bitmap: number;
+  readonly size: number;
+  readonly table: RegionTable;
+  readonly find: (address: bigint, length: number) => bigint;
+}
+
 export class Vring {
   readonly index: number;
   readonly direction: Direction;
@@ -190,23 +199,23 @@ export class Vring {
   }
 
   /** As it was at first; who is to be told of what stays. */
-  reset(enabled: boolean): void {
+  reset(): void {
     this.stop();
-    this.enabled = enabled;
+    this.enabled = false;
     this.#base = 0;
     this.num = 0;
     this.addresses = null;
   }
 
-  /** Marks what it writes in a bitmap; `find` gives guest physical addresses. Null: no longer. */
-  setLog(log: { bitmap: number; size: number; table: RegionTable; find: Ground['find'] } | null): void {
-    const { log: usedRing = null } = this.addresses ?? {};
+  /** Marks what it writes; null: no longer. Throws MemoryError. */
+  setLog(log: LogGround | null): void {
+    const usedRing = this.addresses?.log ?? null;
     if (log === null) this.virtq.setLog(null);
     else this.virtq.setLog({ ...log, ...(usedRing !== null && this.#written(usedRing, log.find)) });
   }
 
   /** What of the ring we write, in guest physical addresses. */
-  #written(usedRing: bigint, find: Ground['find']): Pick<DirtyLog, 'ring' | 'event'> {
+  #written(usedRing: bigint, find: LogGround['find']): Pick<DirtyLog, 'ring' | 'event'> {
     if (!this.#packed) return { ring: usedRing };
     const areas = this.#areas(find);
     return { ring: areas.descriptor, event: areas.device };
@@ -214,7 +223,7 @@ export class Vring {
 
   /** The front end is gone: gives back what it has sent. */
   forget(): void {
-    this.reset(false);
+    this.reset();
     this.setCall(null)?.close();
     this.setError(null);
   }

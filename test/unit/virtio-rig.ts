@@ -15,7 +15,7 @@ import { GuestRam } from '../../src/guest/guest-ram.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, type OwnedFd, openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
-import { socketPair } from '../../src/linux/unix-socket.js';
+import { socketPair, type UnixSocket } from '../../src/linux/unix-socket.js';
 import { VirtioNic, type VirtioNicOptions } from '../../src/nic/virtio-nic.js';
 import { type FlowCounters, readFlow } from '../../src/port/flow.js';
 import type { PortHandle } from '../../src/port/port.js';
@@ -41,6 +41,8 @@ export interface VirtioRigOptions extends Partial<VirtioNicOptions> {
   /** In how many regions the memory is told. */
   readonly cut?: number;
   readonly ramSize?: number;
+  /** The guest's drivers are behind an IOMMU that adds so much to guest physical addresses; accept ACCESS_PLATFORM as well. */
+  readonly iommu?: bigint;
 }
 
 /** A test on rigs that end with it, whatever happens; then nothing may be left: descriptors, mappings, pieces of the arena. */
@@ -81,7 +83,7 @@ export class VirtioRig {
   readonly errors: readonly EventFd[];
   readonly place: Place;
   /** The backend's own channels, as far as the front end has made any. */
-  readonly channels: import('../../src/linux/unix-socket.js').UnixSocket[] = [];
+  readonly channels: UnixSocket[] = [];
   peer: Peer;
   readonly #flows: readonly number[];
   readonly #batch = Batch.allocate(window, arena);
@@ -103,9 +105,14 @@ export class VirtioRig {
       return arena.allocate(L.PORT_SIZE);
     });
     const { ram } = this;
+    const space = {
+      allocate: (size: number) => ram.allocate(size),
+      free: (address: number) => ram.free(address),
+      toGuest: (address: number) => ram.toGuest(address) + (options.iommu ?? 0n),
+    };
     this.drivers = this.kicks.map(
       (_, i) =>
-        new VirtqDriver({ window, arena, calls }, ram, {
+        new VirtqDriver({ window, arena, calls }, space, {
           direction: i % 2 === 0 ? 'rx' : 'tx',
           ...{ features: accept, num },
         }),
@@ -121,6 +128,7 @@ export class VirtioRig {
     });
     const ring = (index: number) => {
       const { descriptor, driver, device } = this.drivers[index]!.areas;
+      if (options.iommu !== undefined) return { descriptor, available: driver, used: device };
       return { descriptor: descriptor + shift, available: driver + shift, used: device + shift };
     };
     this.place = { features: accept, regions, size: num, base: this.drivers[0]!.base, ring };

@@ -1,0 +1,228 @@
+/**
+ * The rings of a virtio NIC, between the front end that speaks of them and the workers that run them.
+ *
+ * ```
+ *   a request ──► rings that it concerns leave the workers ──► change ──► rings that can run are placed ──► and handed to the workers
+ *                 the others go on                                                                         (only if something changed)
+ * ```
+ * So nothing is changed under a worker, and a request is done when its answer goes out.
+ */
+import { type Lack, VIRTIO } from './commands.js';
+import { NicError } from './control.js';
+import type { VirtioHost } from './virtio-host.js';
+import type { Stage } from './virtio-stage.js';
+import { Vring } from './vring.js';
+import type { PairStart, Workers } from './workers.js';
+
+/** A ring waits for a header or a table of descriptors to be in the window: no more than this of it is of use at once. */
+const MAX_REACH = 65536;
+
+/** Which rings a change concerns. */
+export type Concerned = (ring: Vring) => boolean;
+export const ALL: Concerned = () => true;
+export const NONE: Concerned = () => false;
+export const only =
+  (ring: Vring): Concerned =>
+  other =>
+    other === ring;
+
+export interface VirtioRingsOptions {
+  readonly host: VirtioHost;
+  readonly workers: Workers;
+  readonly stage: Stage;
+  readonly queuePairs: number;
+  /** Sentences for the operator. */
+  readonly say: (level: 'info' | 'warn', message: string) => void;
+}
+
+export class VirtioRings {
+  readonly #options: VirtioRingsOptions;
+  /** Those that somebody has spoken of, by their number. */
+  readonly #rings = new Map<number, Vring>();
+  /** What the workers have, in a form to compare. */
+  readonly #deployed = { rx: '[]', tx: '[]' };
+  #lanes = 0;
+  #quiet = false;
+  /** Rings are enabled from the start. */
+  enables = false;
+
+  constructor(options: VirtioRingsOptions) {
+    this.#options = options;
+  }
+
+  /** In the order of their numbers. */
+  get all(): readonly Vring[] {
+    return [...this.#rings.values()].sort((a, b) => a.index - b.index);
+  }
+
+  /** Throws NicError NIC_QUEUE. */
+  at(index: number): Vring {
+    const known = this.#rings.get(index);
+    if (known) return known;
+    const { host, queuePairs } = this.#options;
+    if (index >= 2 * queuePairs)
+      throw new NicError('NIC_QUEUE', `ring ${index}: there are ${2 * queuePairs}`);
+    const ring = new Vring(host, index, this.enables);
+    this.#rings.set(index, ring);
+    return ring;
+  }
+
+  /** Takes the rings that are concerned from the workers, makes a change, and has every ring run that can. */
+  async rearrange<T>(concerned: Concerned, change: () => T | Promise<T>): Promise<T> {
+    await this.#deploy(concerned);
+    try {
+      return await change();
+    } finally {
+      this.#place();
+      await this.#deploy(NONE);
+    }
+  }
+
+  /** Throws NicError NIC_RING when the ring could run but for a mistake in what was said about it. */
+  complain({ index, placed, complaint }: Vring): void {
+    const { translates, memory } = this.#options.stage;
+    if (placed || complaint === '' || translates || !memory.table) return;
+    throw new NicError('NIC_RING', `ring ${index} can't run: ${complaint}`);
+  }
+
+  /** Memory or translations are others: rings are found there, or lose their place. For a change that concerns all. */
+  move(): void {
+    const { stage, say } = this.#options;
+    const former = stage.iotlb.rebuild(stage.memory);
+    const { ground } = stage;
+    for (const ring of this.all) {
+      if (!ring.placed) continue;
+      try {
+        if (!ground) throw new NicError('NIC_NO_MEMORY', 'there is no memory');
+        ring.move(ground);
+        ring.setLog(stage.logGround);
+      } catch (error) {
+        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
+        ring.displace();
+      }
+    }
+    former?.close();
+  }
+
+  /** What is marked of what they write has changed. For a change that concerns them. */
+  setLogs(concerned: Concerned): void {
+    for (const ring of this.all)
+      if (concerned(ring) && ring.placed) ring.setLog(this.#options.stage.logGround);
+  }
+
+  /** A ring waits: for buffers to be in the window, or for what its structure says. */
+  async missed(queue: number, lacks: readonly Lack[]): Promise<void> {
+    const { stage, say } = this.#options;
+    const ring = this.all.find(({ virtq }) => virtq.address === queue);
+    if (!ring?.placed || this.#quiet) return;
+    const miss = lacks.length === 0 ? ring.virtq.miss : null;
+    if (miss?.kind === 'translation') {
+      stage.ask?.(miss.address, ring.direction === 'rx');
+      return;
+    }
+    try {
+      await this.rearrange(ALL, () => {
+        const { table } = stage.memory;
+        if (miss) stage.table!.reach(miss.address, Math.min(miss.length, MAX_REACH));
+        for (const [flat, length] of lacks) {
+          const gpa = table?.guestAddress(flat) ?? null;
+          if (gpa !== null) table!.reach(gpa, length);
+        }
+        table?.refresh();
+        this.move();
+      });
+    } catch (error) {
+      // It would be back at once with the same wish.
+      say('warn', `ring ${ring.index} is stopped: ${(error as Error).message}`);
+      await this.rearrange(only(ring), () => ring.stop());
+      ring.signalError();
+    }
+  }
+
+  /** All of them leave the workers; then `each` is done to each. */
+  async forget(each: (ring: Vring) => void): Promise<void> {
+    await this.#deploy(ALL);
+    for (const ring of this.#rings.values()) each(ring);
+    this.enables = false;
+  }
+
+  /** The port is another one: how many lanes are read has to be said again. */
+  portChanged(): void {
+    this.#lanes = 0;
+  }
+
+  /** No ring runs any more, whatever is asked for. Returns the packets that the guest has published and the port did not take. */
+  async quiesce(): Promise<number> {
+    this.#quiet = true;
+    const left = await this.#options.workers.stop('tx', true);
+    this.#deployed.tx = '[]';
+    await this.#deploy(ALL);
+    return left;
+  }
+
+  close(): void {
+    for (const ring of this.#rings.values()) ring.close();
+    this.#rings.clear();
+  }
+
+  /** The workers have all rings that have something to do, but for those that `without` names. */
+  async #deploy(without: Concerned): Promise<void> {
+    const { workers, stage } = this.#options;
+    const { partial } = stage;
+    for (const direction of ['tx', 'rx'] as const) {
+      const due = this.all.filter(
+        ring => ring.direction === direction && ring.duty !== 'idle' && !this.#quiet && !without(ring),
+      );
+      const plan = JSON.stringify(due.map(ring => [ring.index, ring.duty, ring.kickFd, partial]));
+      if (plan === this.#deployed[direction] || workers.failure) continue;
+      const starts = due.map((ring): PairStart => {
+        const { virtq, kickFd, callFd, duty, pair } = ring;
+        return { queue: virtq.address, kick: kickFd, irq: callFd, discard: duty === 'discard', pair };
+      });
+      await workers.run(VIRTIO, direction, starts, partial);
+      this.#deployed[direction] = plan;
+      if (direction === 'rx' && due.length > 0) this.#useLanes(1 + due.at(-1)!.pair);
+    }
+  }
+
+  /** The kernel, or whoever is behind the port, uses no lane that nobody reads. */
+  #useLanes(lanes: number): void {
+    if (lanes === this.#lanes) return;
+    this.#lanes = lanes;
+    this.#options.workers.port.useLanes?.(lanes);
+  }
+
+  /** Every ring that is started, and is not placed, is placed if that can be. What stands in the way is kept as its complaint. */
+  #place(): void {
+    const { stage, say } = this.#options;
+    const { ground } = stage;
+    for (const ring of this.all) {
+      if (!ring.complete || ring.placed) continue;
+      try {
+        if (!ground) throw new NicError('NIC_NO_MEMORY', 'there is no memory');
+        ring.place(ground);
+        ring.complaint = '';
+        ring.setLog(stage.logGround);
+        say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from 0x${ring.base.toString(16)}`);
+      } catch (error) {
+        const { message } = error as Error;
+        const news = message !== ring.complaint;
+        ring.complaint = message;
+        if (this.#asks(ring) || !news) continue;
+        say('warn', `ring ${ring.index} can't run: ${message}`);
+        ring.signalError();
+      }
+    }
+  }
+
+  /** Asks for the translations that a ring lacks; false: none is to be had. */
+  #asks(ring: Vring): boolean {
+    const { translates, features, iotlb, ask } = this.#options.stage;
+    if (!translates || !ask) return false;
+    for (const [iova, length, write] of ring.wanted(features)) {
+      const missing = iotlb.missing(iova, length, write);
+      if (missing !== null) ask(missing, write);
+    }
+    return true;
+  }
+}
