@@ -18,7 +18,7 @@ if (process.env.CI || process.env.POLYNIC_SETUP === '1') {
 const files = ['dist/src', 'dist/test']
   .flatMap(folder => readdirSync(join(root, folder), { recursive: true }).map(name => join(folder, name)))
   .filter(name => name.endsWith('.test.js'))
-  .filter(name => name.includes('/soak/') === (long === 'soak'))
+  .filter(name => ['soak', 'vm'].every(kind => name.includes(`/test/${kind}/`) === (long === kind)))
   .filter(name => long === undefined || name.includes(`/test/${long}/`))
   .filter(name => parts.every(part => name.includes(part)))
   .sort();
