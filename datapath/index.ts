@@ -75,8 +75,11 @@ export {
   vdrv_rx_poll,
   vdrv_rx_refill,
   vdrv_rx_release,
+  vdrv_show,
+  vdrv_tx_again,
   vdrv_tx_complete,
   vdrv_tx_publish,
+  vdrv_tx_restart,
   vdrv_tx_room,
 } from './vdrv';
 export { virtq_rx_push, virtq_rx_room, virtq_tx_complete, virtq_tx_pop } from './virtq';

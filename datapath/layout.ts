@@ -199,6 +199,7 @@ export const VDRV_LINKS = 288; // u32 address of a chain link for each buffer: u
 export const VDRV_TABLES = 292; // u32 window address of an indirect table for each buffer, 0 = chains are direct
 export const VDRV_TABLES_GPA = 296; // u64
 export const VDRV_TABLE_STRIDE = 304; // u32 bytes from one to the next
+export const VDRV_SENT = 308; // u32 address of u32 bytes, u32 position for each buffer that begins a frame which the device has
 export const VDRV_SIZE = 320;
 export const VDRV_HEADROOM = 16;
 

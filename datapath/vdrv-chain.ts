@@ -37,52 +37,44 @@ export function payloadAt(driver: usize, buffer: u32): usize {
  * were not its own are filled from the top (picture in driver.ts).
  */
 export function offerFrame(driver: usize, at: usize, top: usize, count: u32, length: u32): void {
-  const header = load<u32>(driver, L.VDRV_HEADER);
   const room = load<u32>(driver, L.DRIVER_ROOM);
   const first = load<u32>(at - 4);
   const table = count > 1 ? <usize>load<u32>(driver, L.VDRV_TABLES) : 0;
+  store<u64>(sentAt(driver, first), <u64>length | ((<u64>load<u32>(driver, L.VDRV_AVAIL)) << 32));
   let before = first;
   for (let b: u32 = 0; b < count; b++) {
     at -= 4;
     top -= 4;
     const buffer = load<u32>(at);
     store<u32>(at, load<u32>(top));
-    const part = b + 1 == count ? length : min(length, room);
-    const gpa = headerGpa(driver, buffer);
-    const flags: u32 = b + 1 == count ? 0 : L.VDESC_NEXT;
-    const next = flags != 0 ? load<u32>(at - 4) : 0;
-    if (table != 0)
-      describeInTable(
-        driver,
-        table,
-        first,
-        b,
-        b == 0 ? gpa : gpa + header,
-        b == 0 ? header + part : part,
-        flags,
-      );
-    else
-      describe(
-        driver,
-        first,
-        buffer,
-        b == 0 ? gpa : gpa + header,
-        b == 0 ? header + part : part,
-        flags,
-        next,
-      );
+    const last = b + 1 == count;
+    const part = last ? length : min(length, room);
+    describePart(driver, table, first, b, buffer, part, last ? NO_NEXT : load<u32>(at - 4));
     lendBuffer(driver, buffer, 0);
     if (b != 0) setLink(driver, before, buffer, 0);
     before = buffer;
     length -= part;
   }
-  const descriptors = table != 0 ? 1 : count;
-  if (table != 0) {
-    const gpa = load<u64>(driver, L.VDRV_TABLES_GPA) + <u64>first * load<u32>(driver, L.VDRV_TABLE_STRIDE);
-    describe(driver, first, first, gpa, count << 4, L.VDESC_INDIRECT, 0);
+  endFrame(driver, table, first, count);
+}
+
+/** Makes the chain of a frame that the device had before its ring was cleared. Its buffers, and what they hold, are as they were. */
+export function offerAgain(driver: usize, first: u32): void {
+  const room = load<u32>(driver, L.DRIVER_ROOM);
+  const sent = sentAt(driver, first);
+  const more = nextOf(driver, first) != NO_NEXT;
+  const table = more ? <usize>load<u32>(driver, L.VDRV_TABLES) : 0;
+  let length = load<u32>(sent);
+  store<u32>(sent, load<u32>(driver, L.VDRV_AVAIL), 4);
+  let count: u32 = 0;
+  for (let buffer = first; buffer != NO_NEXT; ) {
+    const next = nextOf(driver, buffer);
+    const part = next == NO_NEXT ? length : min(length, room);
+    describePart(driver, table, first, count++, buffer, part, next);
+    length -= part;
+    buffer = next;
   }
-  setLink(driver, first, nextOf(driver, first), descriptors);
-  offered(driver, first);
+  endFrame(driver, table, first, count);
 }
 
 /** Makes a chain of one buffer to receive into: room for a header, and all of its payload. */
@@ -142,6 +134,34 @@ function describe(driver: usize, id: u32, buffer: u32, gpa: u64, bytes: u32, fla
   else splitDescribe(driver, buffer, gpa, bytes, flags, next);
 }
 
+/** Describes part `b` of a frame, in the table if it has one; `next` is the buffer behind it, or NO_NEXT. The header goes with the first. */
+function describePart(
+  driver: usize,
+  table: usize,
+  first: u32,
+  b: u32,
+  buffer: u32,
+  part: u32,
+  next: u32,
+): void {
+  const header = load<u32>(driver, L.VDRV_HEADER);
+  const gpa = headerGpa(driver, buffer) + (b == 0 ? 0 : header);
+  const bytes = b == 0 ? header + part : part;
+  const flags: u32 = next == NO_NEXT ? 0 : L.VDESC_NEXT;
+  if (table == 0) describe(driver, first, buffer, gpa, bytes, flags, flags == 0 ? 0 : next);
+  else describeInTable(driver, table, first, b, gpa, bytes, flags);
+}
+
+/** The frame's parts are described: its chain is complete. */
+function endFrame(driver: usize, table: usize, first: u32, count: u32): void {
+  if (table != 0) {
+    const gpa = load<u64>(driver, L.VDRV_TABLES_GPA) + <u64>first * load<u32>(driver, L.VDRV_TABLE_STRIDE);
+    describe(driver, first, first, gpa, count << 4, L.VDESC_INDIRECT, 0);
+  }
+  setLink(driver, first, nextOf(driver, first), table != 0 ? 1 : count);
+  offered(driver, first);
+}
+
 function describeInTable(
   driver: usize,
   tables: usize,
@@ -160,6 +180,10 @@ function describeInTable(
 
 function offered(driver: usize, first: u32): void {
   if (!isPacked(driver)) splitOffer(driver, first);
+}
+
+function sentAt(driver: usize, buffer: u32): usize {
+  return <usize>load<u32>(driver, L.VDRV_SENT) + ((<usize>buffer) << 3);
 }
 
 function linkOf(driver: usize, buffer: u32): usize {

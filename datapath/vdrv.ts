@@ -10,7 +10,7 @@
  *   vdrv.ts ──► vdrv-chain.ts ──► vdrv-split.ts | vdrv-packed.ts
  * ```
  * The device is not trusted: a chain comes back only if the device has it, once, and no longer than it is. Anything else is a fault, which stops the queue.
- * After a stop every buffer is the driver's again, whatever the device said; the ring begins anew. A received frame that is shorter than its header, or asks
+ * After a stop every buffer is the driver's again, whatever the device said; the ring begins anew, with the frames that were not sent if they are to be. A received frame that is shorter than its header, or asks
  * for offloads which make no sense, is dropped. Features: VERSION_1 or ANY_LAYOUT (header and payload share a descriptor), not IN_ORDER.
  */
 import { addBuffer, beginFrame, clear, count, endFrame, endRoom, frameAt, hasRoom } from './batch';
@@ -26,6 +26,7 @@ import {
   isPacked,
   NONSENSE,
   NOTHING,
+  offerAgain,
   offerFrame,
   offerRoom,
   payloadAt,
@@ -40,15 +41,24 @@ const NUM_BUFFERS = 10; // u16, in the header
 
 /** All buffers free, the ring empty and all zero, no fault. `buffers` is how many there are. */
 export function vdrv_reset(driver: usize, buffers: u32): void {
-  const num = load<u32>(driver, L.VDRV_RING);
-  const packed = isPacked(driver);
-  memory.fill(<usize>load<u32>(driver, L.VDRV_DESCRIPTOR), 0, (<usize>num) << 4);
-  memory.fill(<usize>load<u32>(driver, L.VDRV_DRIVER), 0, packed ? 4 : ((<usize>num) << 1) + 6);
-  memory.fill(<usize>load<u32>(driver, L.VDRV_DEVICE), 0, packed ? 4 : ((<usize>num) << 3) + 6);
+  clearRing(driver);
   memory.fill(<usize>load<u32>(driver, L.VDRV_LINKS), 0, (<usize>buffers) << 2);
-  store<u32>(driver, 0, L.VDRV_AVAIL);
-  store<u32>(driver, 0, L.VDRV_USED);
   driver_reset(driver, buffers);
+}
+
+/** The ring empty and all zero; what the device had, when it stopped, stays lent: `vdrv_tx_again` for each of those frames, then `vdrv_show`. */
+export function vdrv_tx_restart(driver: usize): void {
+  clearRing(driver);
+}
+
+/** Offers a frame again that begins with this buffer. */
+export function vdrv_tx_again(driver: usize, first: u32): void {
+  offerAgain(driver, first);
+}
+
+/** Shows the device what has been offered since the ring was cleared. Returns 1 when it wants a kick, else 0. */
+export function vdrv_show(driver: usize): i32 {
+  return show(driver, 0);
 }
 
 /** Fills the batch with up to `want` empty frames, each of as many free buffers as a frame may take. Returns how many; they stay free until published. */
@@ -207,4 +217,14 @@ export function vdrv_reclaim(driver: usize, buffers: u32): u32 {
   for (let i: u32 = 0; i < buffers; i++) if (load<u8>(owner + i) != L.OWNER_FREE) setFree(driver, i);
   store<u32>(driver, 0, L.DRIVER_POSTED);
   return posted;
+}
+
+function clearRing(driver: usize): void {
+  const num = load<u32>(driver, L.VDRV_RING);
+  const packed = isPacked(driver);
+  memory.fill(<usize>load<u32>(driver, L.VDRV_DESCRIPTOR), 0, (<usize>num) << 4);
+  memory.fill(<usize>load<u32>(driver, L.VDRV_DRIVER), 0, packed ? 4 : ((<usize>num) << 1) + 6);
+  memory.fill(<usize>load<u32>(driver, L.VDRV_DEVICE), 0, packed ? 4 : ((<usize>num) << 3) + 6);
+  store<u32>(driver, 0, L.VDRV_AVAIL);
+  store<u32>(driver, 0, L.VDRV_USED);
 }

@@ -78,6 +78,9 @@ export interface DatapathExports {
   vdrv_tx_room(driver: number, batch: number, want: number): number;
   vdrv_tx_publish(driver: number, batch: number, n: number): number;
   vdrv_tx_complete(driver: number, budget: number): number;
+  vdrv_tx_restart(driver: number): void;
+  vdrv_tx_again(driver: number, first: number): void;
+  vdrv_show(driver: number): number;
   vdrv_rx_refill(driver: number): number;
   vdrv_rx_poll(driver: number, batch: number, budget: number): number;
   vdrv_rx_release(driver: number, batch: number): void;

@@ -71,10 +71,14 @@ export class VirtqDriver {
       indirect ? this.buffers * tableStride : 1,
     ].map(size => space.allocate(size));
     const [descriptor, driver, device, buffers, tables] = guest as [number, number, number, number, number];
-    const own = [L.VDRV_SIZE, this.buffers * 4, this.buffers, this.buffers * 4].map(size =>
-      arena.allocate(size),
-    );
-    const [address, free, owner, links] = own as [number, number, number, number];
+    const own = [
+      L.VDRV_SIZE,
+      this.buffers * 4,
+      this.buffers,
+      this.buffers * 4,
+      direction === 'tx' ? this.buffers * 8 : 1,
+    ].map(size => arena.allocate(size));
+    const [address, free, owner, links, sent] = own as [number, number, number, number, number];
     this.address = address;
     this.bufferBase = buffers;
     this.areas = {
@@ -102,6 +106,7 @@ export class VirtqDriver {
       [L.VDRV_FLAGS, flags],
       [L.VDRV_HEADER, header],
       [L.VDRV_LINKS, links],
+      [L.VDRV_SENT, sent],
       [L.VDRV_TABLES, indirect ? tables : 0],
       [L.VDRV_TABLE_STRIDE, tableStride],
     ];
