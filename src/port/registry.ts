@@ -1,5 +1,6 @@
 /** The kinds of port there are, and how a user writes them: `kind[:word][,option=value]…`. A new kind is an entry here. */
 import { sink, source } from './flow.js';
+import { macvtap } from './macvtap.js';
 import { pcap } from './pcap.js';
 import {
   MAX_LANES,
@@ -14,24 +15,26 @@ import {
 import { switchPort } from './switch/index.js';
 import { tap } from './tap.js';
 
-const KINDS: readonly PortKind[] = [tap, source, sink, pcap, switchPort];
+const KINDS: readonly PortKind[] = [tap, macvtap, source, sink, pcap, switchPort];
 
 /** How ports are written, for `--help`. */
 export const portUsage: readonly string[] = KINDS.map(kind => kind.usage);
 
-/** Opens the port that the user's words name, with at most `lanes` lanes. Throws PortError or LinuxError. */
-export function openPort(spec: string, host: PortHost, lanes = 1): PortHandle {
+/** What the user's words name; nothing is opened, and values may still turn out not to be usable. Throws PortError PORT_SPEC. */
+export function parsePort(spec: string): { kind: PortKind; options: ReadonlyMap<string, string> } {
   const colon = spec.indexOf(':');
   const name = colon < 0 ? spec : spec.slice(0, colon);
   const kind = KINDS.find(candidate => candidate.kind === name);
   if (!kind) {
     throw new PortError('PORT_SPEC', `no port of kind "${name}": write one of ${portUsage.join('  ')}`);
   }
-  return kind.open(
-    parseOptions(kind, colon < 0 ? '' : spec.slice(colon + 1)),
-    host,
-    Math.min(lanes, MAX_LANES),
-  );
+  return { kind, options: parseOptions(kind, colon < 0 ? '' : spec.slice(colon + 1)) };
+}
+
+/** Opens the port that the user's words name, with at most `lanes` lanes. Throws PortError or LinuxError. */
+export function openPort(spec: string, host: PortHost, lanes = 1): PortHandle {
+  const { kind, options } = parsePort(spec);
+  return kind.open(options, host, Math.min(lanes, MAX_LANES));
 }
 
 /** Makes the moving half of a lane, in a worker. */
