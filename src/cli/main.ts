@@ -6,7 +6,7 @@ const { version } = JSON.parse(readFileSync(new URL('../../../package.json', imp
   version: string;
 };
 
-const USAGE_CODES = new Set(['USAGE', 'PORT_SPEC', 'ERR_ADDRESS']);
+const USAGE_CODES = new Set(['USAGE', 'PORT_SPEC', 'ERR_ADDRESS', 'CONFIG_INVALID']);
 
 /** The commands, in the order of the help; each module is loaded when it is wanted. */
 const COMMANDS: ReadonlyMap<string, () => Promise<CommandUnknownOpts>> = new Map([

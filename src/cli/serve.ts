@@ -1,12 +1,23 @@
 /** `polynic serve`: a NIC backend for one guest. */
-import { Command } from '@commander-js/extra-typings';
+import { Command, Option } from '@commander-js/extra-typings';
 import { Backend } from './backend.js';
-import { childOf, cleaningUp, createHost, untilStopped, wholeNumber, writePidfile } from './host.js';
+import {
+  childOf,
+  cleaningUp,
+  createHost,
+  UsageError,
+  untilStopped,
+  wholeNumber,
+  writePidfile,
+} from './host.js';
 import { createLog } from './log.js';
 import { DEFAULT_NAME, nicOptions, readNicOptions } from './nic-options.js';
 import { answerParent } from './parent.js';
 import { whenAborted } from './peers.js';
 import { printStats } from './stats.js';
+
+/** Everything else is said in the file. */
+const WITH_CONFIG: ReadonlySet<string> = new Set(['--config', '--check', '--pidfile', '--verbose']);
 
 export function serveCommand() {
   return nicOptions(new Command('serve'))
@@ -18,11 +29,33 @@ export function serveCommand() {
     )
     .option('--pidfile <file>', 'write the process id there')
     .option('-v, --verbose', 'say what happens')
+    .option(
+      '--config <file>',
+      'serve the NICs of this file instead; SIGHUP has it read again (docs/config.md)',
+    )
+    .option('--check', 'with --config: only say what is wrong with the file')
     .addOption(childOf())
-    .action((options, command) =>
-      cleaningUp(async later => {
+    .addOption(new Option('--members <what>', 'serve what that process says').hideHelp())
+    .action(async (options, command) => {
+      const { config, check = false, members, pidfile, verbose = false } = options;
+      if (members !== undefined && options.childOf !== undefined) {
+        return (await import('./config/members.js')).runMembers(options.childOf, verbose);
+      }
+      if (config !== undefined) {
+        const other = command.options.find(
+          option =>
+            !WITH_CONFIG.has(option.long!) && command.getOptionValueSource(option.attributeName()) === 'cli',
+        );
+        if (other) throw new UsageError(`${other.long} does not go with --config: write it into the file`);
+        const { checkConfig, serveConfig } = await import('./config/serve-config.js');
+        if (!check) return serveConfig(config, { pidfile, verbose });
+        if (!checkConfig(config)) process.exitCode = 2;
+        return;
+      }
+      if (check) throw new UsageError('--check belongs to --config FILE');
+      return cleaningUp(async later => {
         const nic = readNicOptions(command);
-        const log = createLog(options.name ?? DEFAULT_NAME, options.verbose ?? false);
+        const log = createLog(options.name ?? DEFAULT_NAME, verbose);
         const stop = untilStopped();
         const host = createHost();
         let goodbye = (): void => {};
@@ -30,12 +63,12 @@ export function serveCommand() {
         const leave = () => stop.abort('SIGTERM');
         const backend = await Backend.open({ ...nic, childOf: options.childOf, leave }, host, log);
         later(() => backend.close());
-        later(writePidfile(options.pidfile));
+        later(writePidfile(pidfile));
         later(printStats(options.stats, () => backend.queues, { counters: () => backend.portCounters() }));
         const report = answerParent(options.childOf, backend.controlled);
         goodbye = () => report(host.arena.live);
         whenAborted(stop.signal, () => void backend.stop());
         await backend.run();
-      }),
-    );
+      });
+    });
 }
