@@ -1,5 +1,6 @@
 /** The kinds of port there are, and how a user writes them: `kind[:word][,option=value]…`. A new kind is an entry here. */
 import { sink, source } from './flow.js';
+import { macvtap } from './macvtap.js';
 import { pcap } from './pcap.js';
 import {
   MAX_LANES,
@@ -14,7 +15,7 @@ import {
 import { switchPort } from './switch/index.js';
 import { tap } from './tap.js';
 
-const KINDS: readonly PortKind[] = [tap, source, sink, pcap, switchPort];
+const KINDS: readonly PortKind[] = [tap, macvtap, source, sink, pcap, switchPort];
 
 /** How ports are written, for `--help`. */
 export const portUsage: readonly string[] = KINDS.map(kind => kind.usage);

@@ -17,7 +17,8 @@ export class TapQueues {
   readonly all: readonly Tap[];
   #used: number;
 
-  private constructor(all: readonly Tap[]) {
+  /** All are of one interface, and in service. They are its own from now on. */
+  constructor(all: readonly Tap[]) {
     this.all = all;
     this.#used = all.length;
   }

@@ -127,8 +127,12 @@ class TapPort implements Port {
   }
 }
 
-/** The main thread's half of a TAP. It owns queues and namespace from now on. */
-function handleOf(queues: TapQueues, netns: OwnedFd | undefined, { window, arena }: PortHost): TapHandle {
+/** The main thread's half of a TAP, or what is used like one. It owns queues and namespace from now on. */
+export function handleOf(
+  queues: TapQueues,
+  netns: OwnedFd | undefined,
+  { window, arena }: PortHost,
+): TapHandle {
   const { first } = queues;
   const state = arena.allocate(queues.all.length * LANE_SIZE);
   const lanes = queues.all.map(({ fd }, i) => ({
