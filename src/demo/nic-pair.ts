@@ -43,7 +43,6 @@ export class NicPair {
   readonly #backend: Child;
   /** Of all changes of contract that the guest has told of so far. */
   readonly blackouts: Blackout[] = [];
-  #timed = 0;
   /** Rejects when one of the two ends unasked; never resolves. */
   readonly broken: Promise<never>;
 
@@ -81,10 +80,7 @@ export class NicPair {
 
   async read(): Promise<Reading> {
     const [guest, backend] = await Promise.all([this.#guest.counters(), this.#backend.counters()]);
-    const { upgrades = 0, blackouts = [] } = guest;
-    const unseen = upgrades - this.#timed;
-    if (unseen > 0) this.blackouts.push(...blackouts.slice(-unseen));
-    this.#timed = upgrades;
+    this.blackouts.push(...(guest.blackouts ?? []));
     return { guest, backend };
   }
 

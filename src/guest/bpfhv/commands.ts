@@ -59,7 +59,7 @@ export interface Blackout {
   readonly rx: number | null;
 }
 
-/** What the worker says unasked: a queue broke, a program has printed (queue -1), or packets flow again after a switch. */
+/** What the worker says unasked: a queue broke (by its number and structure), a program has printed (queue -1), or packets flow again after a switch. */
 export type DriverEvent =
-  | { readonly queue: number; readonly reason: string }
+  | { readonly queue: number; readonly address?: number; readonly reason: string }
   | { readonly blackout: Blackout };

@@ -24,7 +24,8 @@ import type { Direction } from '../../nic/control.js';
 import { Crew, deal } from '../../nic/crew.js';
 import { type QueueStats, readStats } from '../../nic/queue.js';
 import type { PortHandle } from '../../port/port.js';
-import { offloadsOf, parseOffloads } from '../../ring/features.js';
+import { parseOffloads } from '../../ring/features.js';
+import { Blackouts } from './blackouts.js';
 import type {
   Blackout,
   CompiledPrograms,
@@ -35,6 +36,7 @@ import type {
 } from './commands.js';
 import { type Contract, DriverQueues, type QueueCounters, readContract } from './contract.js';
 import { dumpDriver } from './dump.js';
+import { NetdevFit } from './netdev-fit.js';
 import { loadPrograms } from './programs.js';
 import { CTRL, REG, STATUS } from './registers.js';
 import { whetherSealed } from './seal-policy.js';
@@ -42,9 +44,6 @@ import type { BpfhvTransport } from './transport.js';
 
 /** What this driver can make use of. */
 const ALL_FEATURES = parseOffloads('all')!;
-
-/** Of a contract, what the network device is to know. */
-type Fitted = Pick<Contract, 'features' | 'numTxQueues' | 'overhead'>;
 
 /** A contract that could be taken at once. */
 interface Prepared {
@@ -54,18 +53,8 @@ interface Prepared {
   readonly queues: DriverQueues;
 }
 
-/** What suits either contract. */
-function both(a: Fitted, b: Contract): Fitted {
-  return {
-    features: a.features & b.features,
-    numTxQueues: Math.min(a.numTxQueues, b.numTxQueues),
-    overhead: Math.max(a.overhead ?? 0, b.overhead ?? 0),
-  };
-}
-
 /** How long a new contract is on probation: see `#regrets`. */
 const PROBATION_MS = 3_000;
-const MAX_BLACKOUTS = 1000;
 
 export interface DriverOptions {
   readonly transport: BpfhvTransport;
@@ -97,7 +86,7 @@ export interface DriverStats {
   readonly seized: number;
   /** Changes of contract under a running interface. */
   readonly upgrades: number;
-  /** Of the last ones of them, the oldest first. */
+  /** Of the last ones of them that packets came after, the oldest first. */
   readonly blackouts: readonly Blackout[];
   readonly queues: readonly DriverQueueStats[];
 }
@@ -112,6 +101,7 @@ export interface DriverQueueStats extends QueueStats {
 export class BpfhvDriver {
   readonly #options: DriverOptions;
   readonly #crew: Crew<DriverCommand, DriverReply>;
+  readonly #netdev: NetdevFit;
   /** Where programs have their stacks: each worker runs them by itself. */
   readonly #stacks: readonly number[];
   /** Where frames lie while they are plaintext; null: we have no key. */
@@ -119,18 +109,14 @@ export class BpfhvDriver {
   #queues: DriverQueues | null = null;
   /** Of queues that were let go: those that come after them go on counting. */
   #counters: QueueCounters = [];
-  #fitted: Fitted = { features: 0n, numTxQueues: 1 };
   #running = false;
   #wanted = false;
   /** A queue broke, or the contract can't be taken: stands still until the interface goes down, or another contract comes. */
   #broken = false;
   #closing = false;
   #probes = 0;
-  /** Changes of contract without a detach that have been timed; how long each of the last ones kept packets waiting. */
   #upgrades = 0;
-  #blackouts: Blackout[] = [];
-  /** There was a change of which no worker has told yet. */
-  #untimed = false;
+  readonly #blackouts = new Blackouts();
   /** Until then, a queue that breaks is the new contract's fault. */
   #probation = 0;
   #regrets = false;
@@ -142,9 +128,10 @@ export class BpfhvDriver {
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
-  private constructor(options: DriverOptions, crew: Crew<DriverCommand, DriverReply>) {
+  private constructor(options: DriverOptions, crew: Crew<DriverCommand, DriverReply>, netdev: NetdevFit) {
     this.#options = options;
     this.#crew = crew;
+    this.#netdev = netdev;
     this.#stacks = Array.from({ length: crew.size }, () => crew.allocate(STACK_BYTES));
     const staging = () => crew.allocate(L.STAGING_SIZE);
     this.#staging = options.key ? { rx: staging(), tx: staging() } : null;
@@ -159,7 +146,8 @@ export class BpfhvDriver {
   /** Starts the driver's workers. The interface is down at first: see `setInterfaceUp`. */
   static async start(options: DriverOptions): Promise<BpfhvDriver> {
     const { window, arena, netdev } = options;
-    netdev.setCarrier?.(false);
+    const fit = new NetdevFit(netdev, options.onOverhead);
+    fit.setCarrier(false);
     const { workers = 1, key = null } = options;
     // What has come before, so that no sealed packet is taken twice, one worker alone can know.
     const size = key ? 1 : Math.min(workers, netdev.lanes.length);
@@ -175,7 +163,7 @@ export class BpfhvDriver {
       }),
     });
     try {
-      const driver = new BpfhvDriver(options, crew);
+      const driver = new BpfhvDriver(options, crew, fit);
       driver.#wake();
       return driver;
     } catch (error) {
@@ -200,7 +188,7 @@ export class BpfhvDriver {
       probes: this.#probes,
       seized: this.#seized,
       upgrades: this.#upgrades,
-      blackouts: this.#blackouts,
+      blackouts: this.#blackouts.all,
       queues,
     };
   }
@@ -289,19 +277,40 @@ export class BpfhvDriver {
 
   async #attach(): Promise<void> {
     const { transport } = this.#options;
-    const { contract, programs, queues } = await this.#prepare();
+    const { generation } = transport;
+    const prepared = await this.#prepare();
+    if (!prepared) return this.#wake();
+    const { contract, programs, queues } = prepared;
     this.#queues = queues;
     queues.inherit(this.#counters);
     await queues.register(transport);
+    if (transport.generation !== generation) {
+      await this.#detach(); // some of that was of one contract, some of another
+      return this.#wake();
+    }
     await this.#crew.call(worker => ({ op: 'prepare', programs: programs[worker]! }));
     await this.#hand('attach', queues);
-    this.#fitNetdev(contract);
+    this.#netdev.fit(contract);
     this.#options.onMac?.(contract.mac);
     this.#probed('device probed', contract);
   }
 
-  /** Reads what the device shows, and gets everything ready for it. Throws DriverError, MemoryError when that can't be; nothing has run then. */
-  async #prepare(): Promise<Prepared> {
+  /**
+   * Reads what the device shows, and gets everything ready for it. Throws DriverError, MemoryError when that can't be; nothing has run then. Null: the
+   * device shows something else by now.
+   */
+  async #prepare(): Promise<Prepared | null> {
+    const { transport } = this.#options;
+    const { generation } = transport;
+    try {
+      return await this.#readAll();
+    } catch (error) {
+      if (transport.generation !== generation) return null; // half of it was of one contract, half of another
+      throw error;
+    }
+  }
+
+  async #readAll(): Promise<Prepared> {
     const { transport, arena, window, features = ALL_FEATURES } = this.#options;
     const read = await readContract(transport, features);
     const { programs, calls, summary } = await loadPrograms(transport, read, this.#stacks);
@@ -320,15 +329,6 @@ export class BpfhvDriver {
     return sum(await this.#crew.call(worker => ({ op, rx: rx[worker]!, tx: tx[worker]! })));
   }
 
-  /** The network device sends what the device takes, on as many lanes as are read. */
-  #fitNetdev({ features, numTxQueues, overhead = 0 }: Fitted): void {
-    const { netdev, onOverhead } = this.#options;
-    this.#fitted = { features, numTxQueues, overhead };
-    onOverhead?.(overhead);
-    netdev.setOffloads?.(offloadsOf(features, 'tx'));
-    netdev.useLanes?.(numTxQueues);
-  }
-
   #probed(what: string, { numRxQueues, numRxBufs, numTxBufs, features }: Contract): void {
     this.#probes++;
     const shape = `${numRxQueues} queue pair(s), ${numRxBufs}/${numTxBufs} buffers`;
@@ -344,48 +344,72 @@ export class BpfhvDriver {
    * ```
    */
   async #follow(): Promise<void> {
-    const { transport, netdev } = this.#options;
+    const { transport } = this.#options;
     const { generation } = transport;
-    let prepared: Prepared;
+    let prepared: Prepared | null;
     try {
       prepared = await this.#prepare();
     } catch (error) {
-      if (!transport.present) return this.#wake();
       this.#log('error', `upgrade declined: ${(error as Error).message}`);
       await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
       return;
     }
+    if (!prepared) return this.#wake();
     const { contract, programs, queues } = prepared;
-    await this.#crew.call(worker => ({ op: 'prepare', programs: programs[worker]! }));
-    await queues.register(transport);
+    try {
+      await this.#crew.call(worker => ({ op: 'prepare', programs: programs[worker]! }));
+      await queues.register(transport);
+    } catch (error) {
+      queues.close();
+      throw error;
+    }
     if (transport.generation !== generation) {
       queues.close(); // the device has changed its mind meanwhile, or is gone
       return this.#wake();
     }
-    const former = this.#queues!;
-    this.#fitNetdev(both(this.#fitted, contract));
-    this.#queues = queues;
-    beginUrgent(); // from here to the go, every wait for a processor would be the packets'
-    await this.#crew.call(() => ({ op: 'stopTransmit' }));
-    await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
-    this.#untimed = true;
-    this.#probation = Number.POSITIVE_INFINITY; // the new programs run from here on
-    const switched = this.#hand('switch', queues);
-    await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
-    const enabled = await this.#enable();
-    const at = performance.timeOrigin + performance.now();
-    const { reclaimed, seized } = await switched;
-    await this.#crew.call(() => ({ op: 'go', at }));
-    endUrgent();
-    this.#fitNetdev(contract);
-    former.close();
-    this.#running = enabled;
-    if (!enabled) this.#broken = true;
+    this.#netdev.fitBoth(contract);
+    const reclaimed = await this.#handOver(queues);
+    if (reclaimed === null) {
+      this.#broken = transport.generation === generation; // else it has taken back what we were about to start
+      await this.#detach();
+      return this.#wake();
+    }
+    this.#netdev.fit(contract);
     this.#probation = performance.now() + PROBATION_MS;
-    this.#count(seized);
+    this.#upgrades++;
     this.#probed(`upgraded, ${reclaimed} unused buffers reclaimed`, contract);
-    if (enabled) await this.#followLink();
-    else netdev.setCarrier?.(false);
+    await this.#followLink();
+  }
+
+  /** From the queues in use to these. Returns how many buffers came back unused; null: the device refuses to go on. */
+  async #handOver(queues: DriverQueues): Promise<number | null> {
+    const { transport } = this.#options;
+    const former = this.#queues!;
+    let switched: Promise<DriverReply> | null = null;
+    beginUrgent(); // from here to the go, every wait for a processor would be the packets'
+    try {
+      await this.#crew.call(() => ({ op: 'stopTransmit' }));
+      await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
+      this.#queues = queues;
+      this.#broken = false; // whatever the former programs have done
+      this.#regrets = false;
+      this.#probation = Number.POSITIVE_INFINITY; // the new programs run from here on
+      this.#blackouts.begin();
+      switched = this.#hand('switch', queues);
+      switched.catch(() => {}); // a worker may fail before somebody waits for this
+      await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
+      const enabled = await this.#enable();
+      const at = performance.timeOrigin + performance.now();
+      const { reclaimed, seized } = await switched;
+      this.#count(seized);
+      if (!enabled) return null;
+      await this.#crew.call(() => ({ op: 'go', at }));
+      return reclaimed;
+    } finally {
+      endUrgent();
+      await switched?.catch(() => {}); // until then a worker uses both
+      (this.#queues === queues ? former : queues).close();
+    }
   }
 
   async #detach(): Promise<void> {
@@ -393,7 +417,7 @@ export class BpfhvDriver {
       if (this.#running) await this.#bringDown();
     } finally {
       if (this.#queues) this.#counters = this.#queues.counters();
-      if (this.#queues) this.#options.onOverhead?.(0);
+      if (this.#queues) this.#netdev.release();
       this.#queues?.close();
       this.#queues = null;
     }
@@ -423,13 +447,13 @@ export class BpfhvDriver {
 
   /** Returns how many buffers had to be taken by force. */
   async #bringDown(): Promise<number> {
-    const { transport, netdev } = this.#options;
+    const { transport } = this.#options;
     // While the device runs, this says that its contract is of no use.
     if (this.#regrets && transport.present) await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
     this.#regrets = false;
     this.#probation = 0;
     this.#running = false;
-    netdev.setCarrier?.(false);
+    this.#netdev.setCarrier(false);
     await this.#crew.call(() => ({ op: 'stopTransmit' }));
     if (transport.present) await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
     const { reclaimed, seized } = await this.#crew.call(() => ({ op: 'down' })).then(sum);
@@ -445,36 +469,24 @@ export class BpfhvDriver {
 
   async #followLink(): Promise<void> {
     const up = ((await this.#options.transport.read(REG.STATUS)) & STATUS.LINK) !== 0;
-    this.#options.netdev.setCarrier?.(up);
+    this.#netdev.setCarrier(up);
   }
 
   #onEvent(event: DriverEvent): void {
     if ('blackout' in event) {
-      this.#timed(event.blackout);
+      if (this.#blackouts.add(event.blackout)) this.#options.onBlackout?.(event.blackout);
       return;
     }
-    const { queue, reason } = event;
+    const { queue, address, reason } = event;
     if (queue < 0) {
       this.#log('info', reason);
       return;
     }
     this.#log('error', `queue ${queue} stopped: ${reason}`);
+    if (!this.#queues?.all.some(own => own.address === address)) return; // it is not in use any more
     this.#broken = true;
     this.#regrets = performance.now() < this.#probation;
     this.#wake();
-  }
-
-  /** Each worker tells its own: that of the change is the longest. */
-  #timed(blackout: Blackout): void {
-    if (!this.#untimed) {
-      this.#blackouts.push(longest(this.#blackouts.pop()!, blackout));
-      return;
-    }
-    this.#untimed = false;
-    this.#upgrades++;
-    this.#blackouts.push(blackout);
-    if (this.#blackouts.length > MAX_BLACKOUTS) this.#blackouts.shift();
-    this.#options.onBlackout?.(blackout);
   }
 
   #log(level: 'info' | 'warn' | 'error', message: string): void {
@@ -486,10 +498,4 @@ export class BpfhvDriver {
 function sum(replies: readonly DriverReply[]): DriverReply {
   const add = (of: (reply: DriverReply) => number) => replies.reduce((n, reply) => n + of(reply), 0);
   return { reclaimed: add(one => one.reclaimed), seized: add(one => one.seized) };
-}
-
-function longest(a: Blackout, b: Blackout): Blackout {
-  const longer = (x: number | null, y: number | null) =>
-    x === null || y === null ? (x ?? y) : Math.max(x, y);
-  return { stopped: Math.max(a.stopped, b.stopped), tx: longer(a.tx, b.tx), rx: longer(a.rx, b.rx) };
 }

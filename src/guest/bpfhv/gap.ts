@@ -63,9 +63,10 @@ export class Gap {
       this.#last[direction] = now;
       return;
     }
-    if (this.#first[direction] === 0) this.#first[direction] = now;
+    const late = this.#gone !== 0 && now - this.#gone > LATE_MS;
+    if (!late && this.#first[direction] === 0) this.#first[direction] = now;
     if (this.#gone === 0) return;
-    if ((this.#flows('tx') && this.#flows('rx')) || now - this.#gone > LATE_MS) this.#end();
+    if (late || (this.#flows('tx') && this.#flows('rx'))) this.#end();
   }
 
   /** Nothing more is to be learnt of that direction. */

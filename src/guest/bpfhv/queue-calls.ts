@@ -102,6 +102,6 @@ export class QueueCalls {
   #tell(queue: DriverQueue, reason: string): void {
     if (this.#told.has(queue.index)) return;
     this.#told.add(queue.index);
-    this.#emit({ queue: queue.index, reason });
+    this.#emit({ queue: queue.index, address: queue.address, reason });
   }
 }
