@@ -93,6 +93,7 @@ export class VirtioRings {
     for (const ring of this.all) {
       if (!ring.placed) continue;
       try {
+        this.#checkTranslations(ring);
         if (!ground) throw new NicError('NIC_NO_MEMORY', 'there is no memory');
         ring.move(ground);
         ring.setLog(stage.logGround);
@@ -199,30 +200,33 @@ export class VirtioRings {
     for (const ring of this.all) {
       if (!ring.complete || ring.placed) continue;
       try {
+        this.#checkTranslations(ring);
         if (!ground) throw new NicError('NIC_NO_MEMORY', 'there is no memory');
         ring.place(ground);
         ring.complaint = '';
         ring.setLog(stage.logGround);
         say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from 0x${ring.base.toString(16)}`);
       } catch (error) {
-        const { message } = error as Error;
-        const news = message !== ring.complaint;
+        const { message, code } = error as Error & { code?: string };
+        if (message === ring.complaint) continue;
         ring.complaint = message;
-        if (this.#asks(ring) || !news) continue;
+        if (code === 'NIC_TRANSLATION') continue; // it was asked for
         say('warn', `ring ${ring.index} can't run: ${message}`);
         ring.signalError();
       }
     }
   }
 
-  /** Asks for the translations that a ring lacks; false: none is to be had. */
-  #asks(ring: Vring): boolean {
+  /** Throws NicError NIC_TRANSLATION when the ring's areas are not known, or may not be used as they have to be. Those are asked for. */
+  #checkTranslations(ring: Vring): void {
     const { translates, features, iotlb, ask } = this.#options.stage;
-    if (!translates || !ask) return false;
-    for (const [iova, length, write] of ring.wanted(features)) {
-      const missing = iotlb.missing(iova, length, write);
-      if (missing !== null) ask(missing, write);
-    }
-    return true;
+    if (!translates) return;
+    const missing = ring
+      .wanted(features)
+      .map(([iova, length, write]) => ({ iova: iotlb.missing(iova, length, write), write }))
+      .filter(({ iova }) => iova !== null);
+    if (missing.length === 0) return;
+    for (const { iova, write } of missing) ask?.(iova!, write);
+    throw new NicError('NIC_TRANSLATION', 'its addresses are not translated yet');
   }
 }

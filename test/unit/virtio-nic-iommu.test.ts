@@ -1,0 +1,150 @@
+/** A guest behind an IOMMU: the NIC asks for what it does not know, uses what it is told, and forgets what is taken back. */
+import assert from 'node:assert/strict';
+import { socketChannel } from '../../src/control/bpfhv-proxy/channel.js';
+import {
+  decodeBackendRequest,
+  IOTLB,
+  IOTLB_PERM,
+  VhostUserStream,
+} from '../../src/control/vhost-user/index.js';
+import { eventually } from '../../src/linux/testing.js';
+import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
+import { qemu7 } from './vhost-user-scripts.js';
+import { type VirtioRig, virtioTest } from './virtio-rig.js';
+
+const SHIFT = 0x4000_0000_0000n;
+const USER = 0x7f00_0000_0000n;
+const PAGE = 4096n;
+const { READ, WRITE } = IOTLB_PERM;
+
+/** The front end's IOMMU: notes what it is asked for, and tells it when the test says so. */
+class Iommu {
+  readonly #rig: VirtioRig;
+  readonly #stream: VhostUserStream;
+  /** Pages that were asked for. */
+  readonly asked = new Set<bigint>();
+  perm: number = READ | WRITE;
+  size = PAGE;
+
+  constructor(rig: VirtioRig) {
+    this.#rig = rig;
+    this.#stream = new VhostUserStream(socketChannel(rig.channels.at(-1)!));
+    void this.#serve();
+  }
+
+  message(type: number, iova: bigint, size: bigint, perm = 0) {
+    const userspaceAddress = iova - SHIFT - this.#rig.ram.guestPhysicalAddress + USER;
+    return { iova, size, userspaceAddress, permType: (type << 8) | perm };
+  }
+
+  update(iova: bigint): Promise<boolean> {
+    const message = this.message(IOTLB.UPDATE, (iova / this.size) * this.size, this.size, this.perm);
+    return this.#rig.peer.confirm('IOTLB_MSG', message);
+  }
+
+  invalidate(iova: bigint, size: bigint): Promise<boolean> {
+    return this.#rig.peer.confirm('IOTLB_MSG', this.message(IOTLB.INVALIDATE, iova, size));
+  }
+
+  close(): void {
+    this.#stream.close();
+  }
+
+  async #serve(): Promise<void> {
+    try {
+      for (let m = await this.#stream.next(); m !== null; m = await this.#stream.next()) {
+        const { iova, permType } = decodeBackendRequest(m);
+        assert.equal(permType >>> 8, IOTLB.MISS);
+        this.asked.add(iova / PAGE);
+      }
+    } catch {
+      // closed by the test
+    }
+  }
+}
+
+async function begin(rig: VirtioRig): Promise<Iommu> {
+  const { connect, reset, start } = qemu7(rig.place);
+  await rig.say(connect);
+  const iommu = new Iommu(rig);
+  await rig.say(reset, start);
+  return iommu;
+}
+
+/** Tells what was asked for until the rings run. */
+async function answerAll(iommu: Iommu, done: () => boolean): Promise<void> {
+  for (let round = 0; !done(); round++) {
+    assert.ok(round < 1000, 'it asks for ever');
+    await eventually(() => iommu.asked.size > 0 || done());
+    for (const page of iommu.asked) {
+      iommu.asked.delete(page);
+      assert.ok(await iommu.update(page * PAGE));
+    }
+  }
+}
+
+for (const [what, accept] of [
+  ['split', F.VERSION_1 | F.ACCESS_PLATFORM],
+  ['packed', F.VERSION_1 | F.ACCESS_PLATFORM | F.RING_PACKED],
+] as const) {
+  virtioTest(`${what}: rings and buffers are asked for page by page`, async start => {
+    const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+    const iommu = await begin(rig);
+    assert.ok(!rig.nic.running, 'nothing is known yet');
+    await answerAll(iommu, () => rig.nic.dump().match(/fault none/g)?.length === 2 && rig.nic.running);
+    let sent = 0;
+    while (sent < 200) {
+      sent += rig.publish(32);
+      await answerAll(iommu, () => rig.packets(1) === sent);
+    }
+    rig.refill();
+    await answerAll(iommu, () => rig.packets(0) > 0);
+    await answerAll(iommu, () => rig.poll() > 0);
+    assert.equal(rig.guest().received.outOfOrder, 0);
+
+    // All of it is taken back: rings lose their place, and get it again.
+    assert.ok(await iommu.invalidate(0n, (1n << 64n) - 1n));
+    await eventually(() => iommu.asked.size > 0);
+    const before = rig.packets(1);
+    const more = rig.publish(10);
+    assert.equal(rig.packets(1), before);
+    await answerAll(iommu, () => rig.packets(1) === before + more);
+    iommu.close();
+  });
+}
+
+virtioTest('large translations, and permissions', async start => {
+  const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
+  const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+  const iommu = await begin(rig);
+  const whole = 1n << 32n; // more than there is, over all regions
+  iommu.size = whole;
+  assert.ok(await iommu.update(SHIFT + rig.ram.guestPhysicalAddress));
+  await eventually(() => rig.nic.running);
+  const n = rig.publish(20);
+  await eventually(() => rig.packets(1) === n);
+  // Read only: rings lose their place, and ask for what they lack.
+  iommu.perm = READ;
+  iommu.asked.clear();
+  assert.ok(await iommu.update(SHIFT + rig.ram.guestPhysicalAddress));
+  await eventually(() => iommu.asked.size > 0);
+  assert.ok(!rig.nic.running, 'used rings are to be written');
+  iommu.close();
+});
+
+virtioTest('translations that can not be are refused', async start => {
+  const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
+  const rig = await start({ accept, iommu: SHIFT });
+  const iommu = await begin(rig);
+  const of = (iova: bigint, size: bigint, userspaceAddress: bigint) =>
+    rig.peer.confirm('IOTLB_MSG', { iova, size, userspaceAddress, permType: (IOTLB.UPDATE << 8) | 3 });
+  assert.equal(await of(0n, 0n, 0n), false);
+  assert.equal(await of((1n << 64n) - 4096n, 8192n, 0n), false);
+  assert.equal(await of(0n, 8192n, (1n << 64n) - 4096n), false);
+  assert.ok(await of(0n, (1n << 64n) - 1n, 0n), 'all of it is odd, but no mistake');
+  // Many, small ones, overlapping each other.
+  for (let i = 0; i < 300; i++) assert.ok(await of(BigInt(i) * 512n, 1024n, USER + BigInt(i)));
+  assert.ok(await iommu.invalidate(0n, (1n << 64n) - 1n));
+  assert.ok(!rig.nic.running);
+  iommu.close();
+});
