@@ -163,9 +163,9 @@ export class LoopThread<Command, Reply> {
 
   #post(request: Request<Command>): void {
     this.#port.postMessage(request);
-    // In this order: a loop that sees the flag drains the eventfd, and a signal that came later would keep it awake for ever.
-    this.#wake.signal();
+    // In this order: who wakes somebody may lose the processor to them, and what they are to see must be there by then.
     Atomics.store(this.#window.words, this.#flag >>> 2, 1);
+    this.#wake.signal();
   }
 
   /** The loop is over: nobody waits for it any more. A failure, unless it was asked to end. */
@@ -207,9 +207,12 @@ export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => 
     const timer = loop.pauseMicroseconds > 0 ? new Poller(0) : null;
     const flagIndex = flag >>> 2;
     let backOff = 0;
+    let woken = false;
     send({ ready: true });
     for (;;) {
-      if (Atomics.load(window.words, flagIndex) !== 0) {
+      // The signal behind a flag that a turn has seen comes later: it wakes the loop once more, for nothing.
+      if (woken || Atomics.load(window.words, flagIndex) !== 0) {
+        woken = false;
         Atomics.store(window.words, flagIndex, 0);
         drainEventFd(wake);
         if (!handleMessages(loop, port, send)) break;
@@ -223,7 +226,10 @@ export function runLoop<Data, Command, Reply>(make: (start: LoopStart<Data>) => 
         continue;
       }
       if (moved > 0) continue;
-      if (loop.prepareSleep(poller, 1)) poller.wait(LONGEST_SLEEP_MS);
+      if (loop.prepareSleep(poller, 1)) {
+        poller.wait(LONGEST_SLEEP_MS);
+        woken = poller.ready(0);
+      }
       loop.afterSleep(poller, 1);
     }
   } catch (error) {

@@ -37,6 +37,23 @@ test('a loop that was called while it was awake sleeps again afterwards', { time
   }
 });
 
+test('a caller who loses the processor in the middle of a call keeps nobody awake', {
+  timeout: 60_000,
+}, async t => {
+  const { thread, turns } = await start(t);
+  const { store } = Atomics;
+  let meanwhile = 0;
+  const slow = t.mock.method(Atomics, 'store', ((...words: Parameters<typeof store>) => {
+    const before = turns();
+    for (const end = performance.now() + 30; performance.now() < end; );
+    meanwhile = turns() - before;
+    return store(...words);
+  }) as typeof store);
+  assert.equal(await thread.call('idle'), 4);
+  assert.equal(slow.mock.callCount(), 1);
+  assert.ok(meanwhile < 10, `${meanwhile} turns in 30 ms`);
+});
+
 test('a command that throws costs its caller, and the loop goes on', { timeout: 60_000 }, async t => {
   const { thread } = await start(t);
   await assert.rejects(thread.call('throw'), { code: 'THREAD_FAILED', message: 'told to' });
