@@ -24,7 +24,7 @@ import { deviceType } from '../../src/ring/registry.js';
 import { arena, window } from '../compliance/testbed.js';
 
 export interface GuestOptions {
-  readonly netdev: string;
+  readonly netdev: string | PortHandle;
   readonly bufs?: number;
   readonly queuePairs?: number;
   readonly spin?: boolean;
@@ -52,10 +52,10 @@ export class Backend {
   }
 
   static async start(
-    spec: string,
+    spec: string | PortHandle,
     { device = 'sring', lanes = 1, ...options }: BackendOptions = {},
   ): Promise<Backend> {
-    const port = openPort(spec, { window, arena }, lanes);
+    const port = typeof spec === 'string' ? openPort(spec, { window, arena }, lanes) : spec;
     const nic = await Nic.start({ window, arena, device: deviceType(device)!, port, ...options });
     return new Backend(nic, port);
   }
@@ -109,7 +109,8 @@ export class Guest {
       if (carrier.at(-1) !== up) carrier.push(up);
     };
     const note = (level: string, message: string) => log.push(`${level}: ${message}`);
-    const netdev = { ...openPort(spec, { window, arena }, lanes), setCarrier };
+    const port = typeof spec === 'string' ? openPort(spec, { window, arena }, lanes) : spec;
+    const netdev = { ...port, setCarrier };
     const ram = new GuestRam(window, 8 << 20);
     const mac = Uint8Array.of(2, 0, 0, 0, 0, 1);
     const device = new ProxyDevice({ ram, queuePairs, bufs, mac, log: note });
@@ -171,7 +172,7 @@ export function guestTest(
   name: string,
   body: (make: {
     guest(options: GuestOptions): Promise<Guest>;
-    backend(spec: string, options?: BackendOptions): Promise<Backend>;
+    backend(spec: string | PortHandle, options?: BackendOptions): Promise<Backend>;
   }) => Promise<void>,
 ): void {
   test(name, { timeout: 120_000 }, async () => {

@@ -1,0 +1,68 @@
+/**
+ * A port that a test holds the other end of: the moving half of a TAP, on an end of a socket pair instead of an interface.
+ *
+ * ```
+ *   test ── send ──► socket pair ──► TapPort.get …
+ *        ◄── next ──────────────── … TapPort.put
+ * ```
+ */
+import * as L from '../../datapath/layout.js';
+import { check } from '../../src/linux/errors.js';
+import { OwnedFd } from '../../src/linux/fd.js';
+import * as libc from '../../src/linux/libc.js';
+import { watchReadable } from '../../src/linux/watch.js';
+import { readCounters } from '../../src/port/counters.js';
+import type { PortHandle } from '../../src/port/port.js';
+import { INLET_BYTES, OUTLET_BYTES, prepareInlet, prepareOutlet } from '../../src/port/soften.js';
+import { arena, window } from '../compliance/testbed.js';
+
+const AF_UNIX = 1;
+const SOCK_SEQPACKET_NONBLOCK_CLOEXEC = 5 | 0o4000 | 0o2000000;
+const FRAME = 60;
+/** Behind the frame's addresses and type. */
+const NUMBER = L.VNET_HEADER_SIZE + 14;
+
+export class Wire {
+  readonly port: PortHandle;
+  readonly #end: OwnedFd;
+
+  constructor(name: string) {
+    const fds = new Int32Array(2);
+    check(libc.socketpair(AF_UNIX, SOCK_SEQPACKET_NONBLOCK_CLOEXEC, 0, fds), 'socketpair', name);
+    const ends = [new OwnedFd(fds[0]!, `${name}: the test's`), new OwnedFd(fds[1]!, `${name}: the port's`)];
+    this.#end = ends[0]!;
+    const state = arena.allocate(L.PORT_SIZE + INLET_BYTES + OUTLET_BYTES);
+    prepareInlet(window, state + L.PORT_SIZE);
+    prepareOutlet(window, state + L.PORT_SIZE + INLET_BYTES);
+    const lanes = [{ kind: 'tap', name, state, fds: [fds[1]!], options: {} }];
+    this.port = {
+      lanes,
+      counters: () => readCounters(window, lanes),
+      close() {
+        arena.free(state);
+        for (const end of ends) end.close();
+      },
+    };
+  }
+
+  /** A frame with that number in it. */
+  send(number: number): void {
+    const frame = new Uint8Array(L.VNET_HEADER_SIZE + FRAME);
+    new DataView(frame.buffer).setUint32(NUMBER, number);
+    check(libc.write(this.#end.fd, frame, frame.length), 'write', this.#end.name);
+  }
+
+  /** The number of the next frame that comes. */
+  async next(): Promise<number> {
+    let arrived = (): void => {};
+    const coming = new Promise<void>(resolve => {
+      arrived = resolve;
+    });
+    const watch = watchReadable(this.#end.fd, () => arrived());
+    await coming;
+    watch.close();
+    const frame = new Uint8Array(L.VNET_HEADER_SIZE + FRAME);
+    check(libc.read(this.#end.fd, frame, frame.length), 'read', this.#end.name);
+    return new DataView(frame.buffer).getUint32(NUMBER);
+  }
+}
