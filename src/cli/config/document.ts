@@ -55,7 +55,9 @@ export class ConfigDocument {
   static read(path: string): ConfigDocument {
     let text: string;
     try {
-      const { size } = statSync(path);
+      const file = statSync(path);
+      const { size } = file;
+      if (!file.isFile()) throw new Error('no regular file');
       if (size > MAX_BYTES) throw new Error(`${size} bytes, ${MAX_BYTES} at most`);
       text = readFileSync(path, 'utf8');
     } catch (error) {

@@ -22,8 +22,13 @@ export function readSettings(file: ConfigDocument, node: Node, path: string): Se
   const entries = file.entries(node);
   if (!entries) file.complain(node, path, 'a map of options is expected');
   for (const { key, at, value } of entries ?? []) {
+    const option = OPTIONS.get(key);
+    if (!option) {
+      file.complain(at, `${path}.${key}`, `no such option: there are ${KEYS}`);
+      continue;
+    }
     try {
-      settings.set(key, { value: readValue(file, key, value), at: value ?? at });
+      settings.set(key, { value: readValue(file, option, value), at: value ?? at });
     } catch (error) {
       file.complain(value ?? at, `${path}.${key}`, inKeys((error as Error).message, key));
     }
@@ -66,7 +71,7 @@ export function claimsOf({ name, path, control, pcap, port }: NicOptions): strin
 
 function portClaims(kind: string, options: ReadonlyMap<string, string>): string[] {
   const netns = options.get('netns');
-  if (kind === 'tap') {
+  if (kind === 'tap' || kind === 'macvtap') {
     return [`the interface ${options.get('_')}${netns === undefined ? '' : ` in ${netns}`}`];
   }
   const target = kind === 'pcap' ? options.get('out') : undefined;
@@ -74,9 +79,8 @@ function portClaims(kind: string, options: ReadonlyMap<string, string>): string[
 }
 
 /** A value that its option takes. Throws an Error that says why it is none. */
-function readValue(file: ConfigDocument, key: string, node: Node): string | boolean {
-  const option = OPTIONS.get(key);
-  if (!option) throw new Error(`no such option: there are ${KEYS}`);
+function readValue(file: ConfigDocument, option: Option, node: Node): string | boolean {
+  const key = option.name();
   const single = file.scalar(node);
   if (option.isBoolean()) {
     if (typeof single === 'boolean') return single;
