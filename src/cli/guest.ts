@@ -1,12 +1,8 @@
 /** `polynic guest`: the guest's side of a NIC in a process of its own, with the operating system's network device as its other end. */
 import { randomBytes } from 'node:crypto';
 import { Command, Option } from '@commander-js/extra-typings';
-import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
 import type { Blackout } from '../guest/bpfhv/commands.js';
-import { BUFFER_PAIR } from '../guest/bpfhv/contract.js';
-import { BpfhvDriver } from '../guest/bpfhv/driver.js';
 import { readKeyFile } from '../guest/bpfhv/seal-key.js';
-import { GuestRam } from '../guest/guest-ram.js';
 import { parseMac } from '../linux/ip-address.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/limits.js';
 import { ControlError, type ControlInfo, type Controlled } from '../observe/control/messages.js';
@@ -14,10 +10,18 @@ import { openPort, portUsage } from '../port/registry.js';
 import { controlOption, nameOption, openControl } from './control.js';
 import { readCounters } from './counters.js';
 import {
+  type GuestNic,
+  type GuestNicOptions,
+  startBpfhvGuest,
+  startVhostKernelGuest,
+  startVhostUserGuest,
+} from './guest-nic.js';
+import {
   childOf,
   cleaningUp,
   createHost,
   powerOfTwo,
+  UsageError,
   untilStopped,
   wholeNumber,
   workersOption,
@@ -28,7 +32,6 @@ import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
-import { mtuKeeper } from './tap-mtu.js';
 import { asTap, watchTap } from './tap-watch.js';
 
 const MAX_QUEUE_PAIRS = 8;
@@ -36,13 +39,25 @@ const MAX_QUEUE_PAIRS = 8;
 export function guestCommand() {
   return new Command('guest')
     .description('be a guest: drive a NIC whose backend is another process')
-    .requiredOption('--bpfhv-proxy <socket>', 'speak the bpfhv-proxy protocol on this UNIX socket')
-    .option('--connect', 'connect to the backend')
-    .addOption(new Option('--listen', 'let the backend connect (default)').conflicts('connect'))
+    .option('--bpfhv-proxy <socket>', 'speak the bpfhv-proxy protocol on this UNIX socket')
+    .addOption(
+      new Option('--vhost-user <socket>', 'speak vhost-user there: a virtio NIC').conflicts('bpfhvProxy'),
+    )
+    .addOption(
+      new Option('--vhost-kernel', "a virtio NIC whose backend is the kernel's vhost-net").conflicts([
+        ...['bpfhvProxy', 'vhostUser', 'connect', 'listen'],
+      ]),
+    )
+    .option('--tap-backend <ifname>', 'the TAP or macvtap behind --vhost-kernel, IFNAME[,netns=NAME]')
+    .addOption(
+      new Option('--connect', 'connect to the backend (default with --vhost-user)').conflicts('listen'),
+    )
+    .option('--listen', 'let the backend connect (default with --bpfhv-proxy)')
     .requiredOption('--netdev <spec>', `the guest's network device: ${portUsage.join('  ')}`)
     .option('--queues <n>', 'queue pairs', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
     .addOption(workersOption())
     .option('--bufs <n>', 'descriptors per queue', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), 256)
+    .option('--packed', 'virtio: packed rings, where the backend has them')
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--key-file <file>', 'seal all packets with the key in this file, open to nobody else')
     .option('--mac <address>', "the NIC's address (default: a random one)")
@@ -59,6 +74,7 @@ export function guestCommand() {
     .addOption(childOf())
     .action(options =>
       cleaningUp(async later => {
+        const { start, path } = protocolOf(options);
         const log = createLog(options.name ?? 'guest', options.verbose ?? false);
         const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
         const key = options.keyFile === undefined ? undefined : readKeyFile(options.keyFile);
@@ -70,47 +86,32 @@ export function guestCommand() {
 
         const netdev = openPort(options.netdev, host, options.queues);
         later(() => netdev.close());
-        const ram = new GuestRam(host.window, ramSize(options.queues, options.bufs));
-        later(() => ram.close());
-        const device = new ProxyDevice({ ram, queuePairs: options.queues, bufs: options.bufs, mac, log });
-        later(() => device.close());
         const tap = asTap(netdev);
         /** For a parent, who asks now and then. */
         const fresh: Blackout[] = [];
-        const driver = await BpfhvDriver.start({
-          ...host,
-          transport: device,
-          netdev,
+        const nic = await start({
+          ...{ ...host, ...options, netdev, mac, key, log, later },
           spin: options.spin ?? false,
-          workers: options.workers,
-          features: options.offload,
-          ...(key ? { key } : {}),
-          log,
+          packed: options.packed ?? false,
           onBlackout: blackout => options.childOf !== undefined && fresh.push(blackout),
-          ...(tap ? { onOverhead: mtuKeeper(tap, log) } : {}),
-          onMac: address => {
-            // An interface forgets its neighbours when its address is set, even to the same one.
-            if (tap && !address.every((octet, i) => octet === tap.tap.mac[i])) tap.tap.mac = address;
-          },
         });
         // A TAP is up when its owner says so; other devices have no owner but us.
         const monitor = tap
           ? watchTap(
               tap,
-              up => void driver.setInterfaceUp(up),
+              up => void nic.setInterfaceUp(up),
               error => fail(error),
             )
           : null;
-        if (!tap) void driver.setInterfaceUp(true);
+        if (!tap) void nic.setInterfaceUp(true);
 
         // The driver gives its buffers back while the backend is still there, then the backend may go.
         const hangUp = new AbortController();
         const letGo = onlyOnce(async () => {
           monitor?.close();
           try {
-            await driver.close();
+            await nic.close();
           } finally {
-            device.close();
             hangUp.abort();
           }
         });
@@ -120,20 +121,23 @@ export function guestCommand() {
           failure = error;
           void letGo().catch(() => {});
         };
-        driver.onFailure = fail;
+        nic.onFailure = fail;
         whenAborted(stop.signal, () => void letGo().catch(() => {})); // the step at the end hears of it
 
         later(writePidfile(options.pidfile));
-        const queues = () => driver.stats().queues;
+        const queues = () => nic.stats().queues;
         later(printStats(options.stats, queues, netdev));
         const controlled: Controlled = {
           info: (): ControlInfo => ({
             ...{ pid: process.pid, role: 'guest', device: null, port: options.netdev },
-            ...{ socket: options.bpfhvProxy, connected: device.present, running: driver.running },
-            ...{ queues: queues().length, features: null },
+            ...{ socket: path ?? '-', connected: nic.connected, running: nic.running },
+            ...{
+              queues: queues().length,
+              features: nic.features === null ? null : `0x${nic.features.toString(16)}`,
+            },
           }),
-          stats: () => ({ ...readCounters(host.window, netdev, queues()), ...driver.stats() }),
-          dump: () => driver.dump(),
+          stats: () => ({ ...readCounters(host.window, netdev, queues()), ...nic.stats() }),
+          dump: () => nic.dump(),
           upgrade: async () => {
             throw new ControlError('UPGRADE_UNSUPPORTED', 'a guest follows its backend: upgrade that one');
           },
@@ -141,31 +145,55 @@ export function guestCommand() {
         };
         const stats = () => ({ ...controlled.stats(), blackouts: fresh.splice(0) });
         const report = answerParent(options.childOf, { ...controlled, stats });
-        goodbye = () => report(host.arena.live + ram.live);
+        goodbye = () => report(host.arena.live + nic.live);
         control.answer(controlled);
-        await meetPeers({
-          path: options.bpfhvProxy,
-          listens: !options.connect,
-          session: channel => device.serve(channel),
-          signal: hangUp.signal,
-          log,
-          peer: 'a backend',
-        });
+        if (path === undefined) await new Promise<void>(resolve => whenAborted(hangUp.signal, resolve));
+        else {
+          await meetPeers({
+            ...{ path, signal: hangUp.signal, log, peer: 'a backend' },
+            listens: options.listen ?? (options.vhostUser === undefined && !options.connect),
+            session: channel => nic.serve(channel),
+          });
+        }
         if (failure) throw failure;
       }),
     );
+}
+
+interface ProtocolOptions {
+  readonly bpfhvProxy?: string;
+  readonly vhostUser?: string;
+  readonly vhostKernel?: true;
+  readonly tapBackend?: string;
+  readonly packed?: true;
+  readonly keyFile?: string;
+}
+
+/** How the NIC is started, and the socket at which its backend is met; undefined: the kernel needs none. Throws UsageError. */
+function protocolOf(options: ProtocolOptions): {
+  start: (nic: GuestNicOptions) => Promise<GuestNic>;
+  path: string | undefined;
+} {
+  const { bpfhvProxy, vhostUser, vhostKernel = false, tapBackend, packed, keyFile } = options;
+  if ((tapBackend !== undefined) !== vhostKernel)
+    throw new UsageError('--vhost-kernel and --tap-backend IFNAME go together');
+  if (bpfhvProxy === undefined && keyFile !== undefined)
+    throw new UsageError('--key-file is for --bpfhv-proxy: virtio has no programs that could seal');
+  if (bpfhvProxy !== undefined) {
+    if (packed)
+      throw new UsageError('--packed is for virtio: over --bpfhv-proxy the ring format is the backend’s');
+    return { start: startBpfhvGuest, path: bpfhvProxy };
+  }
+  if (vhostUser !== undefined) return { start: startVhostUserGuest, path: vhostUser };
+  if (tapBackend !== undefined)
+    return { start: nic => startVhostKernelGuest(nic, tapBackend), path: undefined };
+  throw new UsageError('write --bpfhv-proxy SOCKET, --vhost-user SOCKET or --vhost-kernel');
 }
 
 /** A function that does its work at the first call; all calls get the same result. */
 function onlyOnce(work: () => Promise<void>): () => Promise<void> {
   let done: Promise<void> | null = null;
   return () => (done ??= work());
-}
-
-/** Guest memory for that many queues, with contexts and buffers, twice: an upgrade has old and new ones at once. */
-function ramSize(queuePairs: number, bufs: number): number {
-  const perPair = bufs * (BUFFER_PAIR + 2 * 64) + 2 * 65536;
-  return Math.ceil((2 * queuePairs * perPair) / 0x20_0000) * 0x20_0000 + 0x20_0000;
 }
 
 /** A locally administered unicast address. */

@@ -38,6 +38,8 @@ export interface LinkOptions {
   readonly guest?: readonly string[];
   /** Who listens on the socket; default: the guest. `test`: there is no guest, the test plays its part. */
   readonly listener?: 'guest' | 'serve' | 'test';
+  /** Default: bpfhv-proxy. */
+  readonly protocol?: 'bpfhv-proxy' | 'vhost-user';
   /** Makes the ends ready before anything runs. */
   readonly before?: (ends: Pick<Link, 'guestEnd' | 'hostEnd'>) => void;
 }
@@ -84,7 +86,7 @@ export class Link {
     const netdev = `tap:${guestEnd.interface},netns=${guestEnd.path}`;
     const own = this.#options.guest ?? [];
     this.guest = this.#spawn([
-      ...['guest', '--bpfhv-proxy', socket, how, '--netdev', netdev, '--mac', guestEnd.mac, '-v', ...own],
+      ...['guest', this.#protocol, socket, how, '--netdev', netdev, '--mac', guestEnd.mac, '-v', ...own],
     ]);
   }
 
@@ -93,13 +95,13 @@ export class Link {
     const how = this.#options.listener === 'serve' ? '--listen' : '--connect';
     const port = `tap:${hostEnd.interface},netns=${hostEnd.path},mac=${hostEnd.mac}`;
     this.serve = this.#spawn([
-      ...['serve', '--bpfhv-proxy', socket, how, '--port', port, '-v', ...(this.#options.serve ?? [])],
+      ...['serve', this.#protocol, socket, how, '--port', port, '-v', ...(this.#options.serve ?? [])],
     ]);
   }
 
   /** One more `polynic serve` on the same socket; it waits until the guest has a place for it. */
   spawnAnother(words: readonly string[]): Program {
-    return this.#spawn(['serve', '--bpfhv-proxy', this.socket, '--connect', '-v', ...words]);
+    return this.#spawn(['serve', this.#protocol, this.socket, '--connect', '-v', ...words]);
   }
 
   /** The guest's interface exists, is configured and has a carrier. */
@@ -158,6 +160,10 @@ export class Link {
       assert.deepEqual(left, { fds: 0, mappings: 0, buffers: 0 }, output);
     }
     for (const { pid } of this.#programs) assert.ok(!existsSync(`/proc/${pid}`), `process ${pid} is left`);
+  }
+
+  get #protocol(): string {
+    return `--${this.#options.protocol ?? 'bpfhv-proxy'}`;
   }
 
   get output(): string {

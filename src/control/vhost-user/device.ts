@@ -88,9 +88,9 @@ export class VhostUserDevice implements VirtioTransport {
     await frontend.tell('SET_FEATURES', { value: features | (enables ? PROTOCOL_FEATURES : 0n) });
     if (!backend.informed) await this.#lendMemory(frontend);
     backend.informed = true;
+    // Before they start: a ring that runs and is not enabled has its frames taken and thrown away.
+    for (const { index } of enables ? rings : []) await frontend.tell('SET_VRING_ENABLE', { index, num: 1 });
     for (const ring of rings) await this.#describe(frontend, ring);
-    if (!enables) return;
-    for (const { index } of rings) await frontend.tell('SET_VRING_ENABLE', { index, num: 1 });
   }
 
   async stop(): Promise<void> {
