@@ -1,4 +1,4 @@
-/** DPDK's testpmd with a virtio-user device: a front end that others wrote, and a guest's driver that polls. */
+/** DPDK's testpmd with a virtio-user or a vhost device: the other end of vhost-user, written by others. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { getAffinity } from '../../src/linux/process.js';
 import { eventually } from '../../src/linux/testing.js';
@@ -10,7 +10,8 @@ export function noTestpmd(): string | null {
 }
 
 export interface TestpmdOptions {
-  /** Of the virtio-user device. */
+  /** What it is on that socket: a front end with a driver (the default), or a backend. */
+  readonly role?: 'virtio-user' | 'vhost';
   readonly socket: string;
   readonly device?: string;
   readonly mode: 'io' | 'rxonly' | 'txonly';
@@ -31,9 +32,13 @@ export class Testpmd {
   readonly #ended: Promise<number | null>;
 
   /** Starts it; it begins to forward by itself. Without huge pages, so that it needs nothing of the machine. */
-  constructor({ socket, device = '', mode, queues = 1 }: TestpmdOptions) {
+  constructor({ role = 'virtio-user', socket, device = '', mode, queues = 1 }: TestpmdOptions) {
     const processors = getAffinity().join(',');
-    const vdev = `virtio_user0,path=${socket},queues=${queues},queue_size=256${device && `,${device}`}`;
+    const of = {
+      'virtio-user': `virtio_user0,path=${socket},queue_size=256`,
+      vhost: `net_vhost0,iface=${socket}`,
+    };
+    const vdev = `${of[role]},queues=${queues}${device && `,${device}`}`;
     this.#child = spawn(
       'stdbuf', // a pipe gets what it prints line by line
       [
