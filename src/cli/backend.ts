@@ -108,7 +108,9 @@ export class Backend {
 
   /** What it lets itself be asked. */
   get controlled(): Controlled {
-    const { path, leave } = this.#options;
+    const { path, listens, leave } = this.#options;
+    // Only who connects comes back by himself.
+    const hangUp = listens || path.startsWith('fd:') ? undefined : () => this.#hangUpOnce();
     return {
       info: (): ControlInfo => ({
         ...{ pid: process.pid, role: 'serve', device: this.#nic.device, port: this.#port.spec },
@@ -117,7 +119,7 @@ export class Backend {
       }),
       stats: () => readCounters(this.#host.window, this.#port.handle, this.queues),
       dump: () => this.#nic.dump(),
-      upgrade: wish => this.#nic.upgrade(wish, path.startsWith('fd:') ? undefined : () => this.#hangUpOnce()),
+      upgrade: wish => this.#nic.upgrade(wish, hangUp),
       ...(leave && { leave }),
     };
   }
@@ -162,8 +164,9 @@ export class Backend {
   }
 
   async #hangUpOnce(): Promise<void> {
+    const conversation = this.#conversation; // there may be another one by then
     await this.#stopQueues();
-    this.#conversation.abort();
+    conversation.abort();
   }
 
   async #stopQueues(): Promise<void> {
