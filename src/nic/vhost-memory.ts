@@ -7,7 +7,10 @@
  *   SET_VRING_ADDR says  front end's address ──► guest physical address ──► …
  * ```
  * A change is built first, beside what there is; whoever uses the memory moves over; then it is taken, or dropped.
+ *
+ * QEMU before 8.0 adds and removes each region once for every queue pair: what is there already, or gone already, is as it should be.
  */
+import { fstatSync } from 'node:fs';
 import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type GuestMemoryOptions, type RegionTable } from '../memory/guest-memory.js';
 import { MemoryError, type Window } from '../memory/window.js';
@@ -52,20 +55,17 @@ export class VhostMemory {
     return { regions, table: this.#memory.build(regions) };
   }
 
-  /** This memory and a region more. */
-  with(region: MemoryRegionSpec): NextMemory {
+  /** This memory and a region more; null when it is there already. */
+  with(region: MemoryRegionSpec): NextMemory | null {
+    if (this.#regions.some(known => sameName(known, region) && sameBytes(known, region))) return null;
     return this.replaced([...this.#regions, region]);
   }
 
-  /** This memory without a region, which is found by its addresses. */
-  without(name: RegionName): NextMemory {
-    const rest = this.#regions.filter(
-      region =>
-        region.guestPhysicalAddress !== name.guestPhysicalAddress ||
-        region.size !== name.size ||
-        region.hypervisorVirtualAddress !== name.hypervisorVirtualAddress,
-    );
+  /** This memory without a region, which is found by its addresses; null when nothing is there. Throws MemoryError for a part of what is there. */
+  without(name: RegionName): NextMemory | null {
+    const rest = this.#regions.filter(region => !sameName(region, name));
     if (rest.length < this.#regions.length) return this.replaced(rest);
+    if (!rest.some(region => overlaps(region, name))) return null;
     const where = `${name.size} bytes at guest address 0x${name.guestPhysicalAddress.toString(16)}`;
     throw new MemoryError('MEMORY_REGION', `${where}: there is no such region`);
   }
@@ -99,6 +99,27 @@ export class VhostMemory {
     const where = `${length} bytes at the front end's address 0x${address.toString(16)}`;
     throw new MemoryError('MEMORY_ADDRESS', `${where} are in no region`);
   }
+}
+
+function sameName(a: RegionName, b: RegionName): boolean {
+  return (
+    a.guestPhysicalAddress === b.guestPhysicalAddress &&
+    a.size === b.size &&
+    a.hypervisorVirtualAddress === b.hypervisorVirtualAddress
+  );
+}
+
+function sameBytes(a: MemoryRegionSpec, b: MemoryRegionSpec): boolean {
+  const [one, other] = [fstatSync(a.fd.fd, { bigint: true }), fstatSync(b.fd.fd, { bigint: true })];
+  return a.mmapOffset === b.mmapOffset && one.ino === other.ino && one.dev === other.dev;
+}
+
+/** Whether they have guest addresses in common. */
+function overlaps(a: RegionName, b: RegionName): boolean {
+  return (
+    a.guestPhysicalAddress < b.guestPhysicalAddress + b.size &&
+    b.guestPhysicalAddress < a.guestPhysicalAddress + a.size
+  );
 }
 
 /** Throws MemoryError MEMORY_REGION when regions wrap or overlap in the front end's process. (Guest addresses are the table's to check.) */

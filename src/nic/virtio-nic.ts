@@ -335,20 +335,20 @@ export class VirtioNic implements VhostControl {
     return turn;
   }
 
-  /** `regions` are new, and their fds come with them. */
+  /** `regions` are new, and their fds come with them. Null as the next memory: nothing changes. */
   #changeMemory(
     regions: readonly MemoryRegionSpec[],
-    build: (memory: VhostMemory) => NextMemory,
+    build: (memory: VhostMemory) => NextMemory | null,
   ): Promise<void> {
     return this.#exclusive(async () => {
       const { memory } = this.#stage;
-      let next: NextMemory;
+      let next: NextMemory | null = null;
       try {
         next = build(memory);
-      } catch (error) {
-        for (const { fd } of regions) fd.close();
-        throw error;
+      } finally {
+        if (!next) for (const { fd } of regions) fd.close();
       }
+      if (!next) return;
       await this.#rings.rearrange(ALL, () => {
         const release = memory.take(next);
         this.#rings.move();

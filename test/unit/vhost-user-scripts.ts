@@ -70,7 +70,7 @@ function qemuConnect(pairs: number, protocol: bigint, backendRequests: boolean):
 const QEMU_7_PROTOCOL = 0xa03fn; // without CONFIG
 const WITH_PROTOCOL = 1n << 30n;
 
-/** QEMU 7.2: connects, resets, starts, stops. Regions one by one. */
+/** QEMU 7.2: connects, resets, starts, stops. Regions one by one, and all of them once for each pair. */
 export function qemu7(place: Place, pairs = 1): Record<'connect' | 'reset' | 'start' | 'stop', Step[]> {
   const rings = Array.from({ length: 2 * pairs }, (_, i) => i);
   return {
@@ -79,9 +79,11 @@ export function qemu7(place: Place, pairs = 1): Record<'connect' | 'reset' | 'st
     start: [
       ...rings.map(index => enable(index, 1)),
       step('SET_FEATURES', { value: place.features | WITH_PROTOCOL }),
-      ...place.regions.map(region =>
-        step('ADD_MEM_REG', { pad: 0n, ...region }, { fds: ['memory'], how: 'ack' }),
-      ),
+      ...Array.from({ length: pairs }, () =>
+        place.regions.map(region =>
+          step('ADD_MEM_REG', { pad: 0n, ...region }, { fds: ['memory'], how: 'ack' }),
+        ),
+      ).flat(),
       ...rings.flatMap(index => [...ring(place, index), call(index)]),
     ],
     stop: rings.map(stop),

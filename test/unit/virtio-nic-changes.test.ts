@@ -118,15 +118,22 @@ virtioTest('regions come and go under running rings', async start => {
     assert.ok(await rig.peer.confirm('ADD_MEM_REG', { pad: 0n, ...region }, [rig.ram.fd.dup()]));
     await goOut(rig, 10);
   }
+  // What QEMU 7.2 does: each once per queue pair.
+  assert.ok(await rig.peer.confirm('ADD_MEM_REG', { pad: 0n, ...region }, [rig.ram.fd.dup()]));
+  for (let i = 0; i < 2; i++) assert.ok(await rig.peer.confirm('REM_MEM_REG', { pad: 0n, ...region }));
+  for (let i = 0; i < 2; i++)
+    assert.ok(await rig.peer.confirm('ADD_MEM_REG', { pad: 0n, ...region }, [rig.ram.fd.dup()]));
+  await goOut(rig, 10);
+  const elsewhere = { ...region, mmapOffset: 0n };
   assert.equal(
-    await rig.peer.confirm('ADD_MEM_REG', { pad: 0n, ...region }, [rig.ram.fd.dup()]),
+    await rig.peer.confirm('ADD_MEM_REG', { pad: 0n, ...elsewhere }, [rig.ram.fd.dup()]),
     false,
-    'it is there',
+    'another one is there',
   );
   assert.equal(
     await rig.peer.confirm('REM_MEM_REG', { pad: 0n, ...region, size: 4096n }),
     false,
-    'there is no such one',
+    'a part of one',
   );
   // The one with the rings: they stand still until it is back, and go on where they were.
   const home = regions[0]!;
