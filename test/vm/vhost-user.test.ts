@@ -15,17 +15,9 @@ import { Vm } from './kit/vm.js';
 const BYTES = LONG ? 100_000_000 : 20_000_000;
 
 const WITHOUT_OFFLOADS = [
-  ...[
-    'csum=off',
-    'gso=off',
-    'guest_csum=off',
-    'guest_tso4=off',
-    'guest_tso6=off',
-    'guest_ecn=off',
-    'guest_ufo=off',
-  ],
-  'mrg_rxbuf=off',
-];
+  ...['csum', 'host_tso4', 'host_tso6', 'host_ecn', 'host_ufo'],
+  ...['guest_csum', 'guest_tso4', 'guest_tso6', 'guest_ecn', 'guest_ufo', 'mrg_rxbuf'],
+].map(name => `${name}=off`);
 
 interface Wish {
   readonly packed?: boolean;
@@ -48,6 +40,7 @@ class Setup {
     this.#wish = wish;
   }
 
+  /** The guest's kernel uses no more queue pairs than it has processors. */
   static async open(qemu: QemuName, wish: Wish): Promise<Setup> {
     const setup = new Setup(wish);
     const { packed = false, offloads = true, queues = 1, listener = 'qemu' } = wish;
@@ -55,7 +48,7 @@ class Setup {
       await setup.serve();
       const properties = [...(packed ? ['packed=on'] : []), ...(offloads ? [] : WITHOUT_OFFLOADS)];
       const nic = { kind: 'vhost-user', socket: setup.socket, listener, queues, properties } as const;
-      setup.vm = await Vm.start({ qemu, memoryMb: 512, cpus: queues > 1 ? 2 : 1, nics: [nic] });
+      setup.vm = await Vm.start({ qemu, memoryMb: 512, cpus: queues, nics: [nic] });
       await configure(setup.vm);
       return setup;
     } catch (error) {
