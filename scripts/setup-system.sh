@@ -7,6 +7,7 @@
 #   iproute2            looks at interfaces and namespaces from outside
 #   qemu-system-x86     virtual machines, the QEMU of this release (7.2 in Debian 12)
 #   busybox-static      all of a small virtual machine's userland
+#   dpdk-dev            dpdk-testpmd, an independent peer over vhost-user
 #
 # Into a cache of its own, $POLYNIC_CACHE or /var/cache/polynic, and nowhere else:
 #
@@ -33,7 +34,7 @@ install_packages() {
   local tool missing=()
   declare -A package=(
     [clang]=clang [tshark]=tshark [iperf3]=iperf3 [ip]=iproute2
-    [qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static
+    [qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [dpdk-testpmd]=dpdk-dev
   )
   for tool in "${!package[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
