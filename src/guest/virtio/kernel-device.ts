@@ -34,6 +34,8 @@ export interface KernelDeviceOptions {
   readonly ram: GuestRam;
   /** The TAP or macvtap behind it: a queue pair for each of its lanes. It stays its owner's. */
   readonly backend: TapHandle;
+  /** Default: /dev/vhost-net. */
+  readonly path?: string;
 }
 
 export class KernelDevice implements VirtioTransport {
@@ -54,7 +56,7 @@ export class KernelDevice implements VirtioTransport {
     this.ram = ram;
     try {
       for (const _ of backend.lanes) {
-        const pair = VhostNet.open();
+        const pair = VhostNet.open(options.path);
         this.#pairs.push(pair);
         pair.setOwner();
       }

@@ -38,11 +38,17 @@ const NEEDS_ONE: readonly (readonly [features: bigint, oneOf: bigint])[] = [
   [F.GUEST_ECN, F.GUEST_TSO4 | F.GUEST_TSO6],
 ];
 
+/** The rest of a wish's features is not the user's to choose. */
+const OFFLOADS = [...NEEDS, ...NEEDS_ONE].reduce((all, [these]) => all | these, F.CSUM | F.GUEST_CSUM);
+
 /** Throws DriverError DRIVER_DEVICE for a device that no driver of ours can work with. */
 export function negotiate({ features, queuePairs }: VirtioOffer, wish: VirtioWish): VirtioContract {
   const pairs = Math.min(queuePairs, wish.queuePairs);
   const wanted =
-    ALWAYS | wish.offloads | (wish.packed ? F.RING_PACKED : 0n) | (pairs > 1 ? NET_FEATURE.MQ : 0n);
+    ALWAYS |
+    (wish.offloads & OFFLOADS) |
+    (wish.packed ? F.RING_PACKED : 0n) |
+    (pairs > 1 ? NET_FEATURE.MQ : 0n);
   let taken = features & wanted;
   if ((taken & F.VERSION_1) === 0n) {
     taken = (taken | (features & F.ANY_LAYOUT)) & ~F.RING_PACKED;
