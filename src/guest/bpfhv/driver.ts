@@ -14,64 +14,30 @@
  * An upgrade of a running device that shows the next contract beforehand is followed in two steps (`#follow`): everything that can fail or takes long
  * comes first, while the old contract runs; then stop, hand over, go.
  */
-import type { KeyObject } from 'node:crypto';
 import * as L from '../../../datapath/layout.js';
-import { STACK_BYTES } from '../../ebpf/sandbox.js';
 import { beginUrgent, endUrgent } from '../../linux/urgent.js';
-import type { Arena } from '../../memory/arena.js';
-import type { Window } from '../../memory/window.js';
 import type { Direction } from '../../nic/control.js';
-import { Crew, deal } from '../../nic/crew.js';
 import { type QueueStats, readStats } from '../../nic/queue.js';
-import type { PortHandle } from '../../port/port.js';
-import { parseOffloads } from '../../ring/features.js';
 import { Blackouts } from './blackouts.js';
-import type {
-  Blackout,
-  CompiledPrograms,
-  DriverCommand,
-  DriverEvent,
-  DriverLoopData,
-  DriverReply,
-} from './commands.js';
-import { type Contract, DriverQueues, type QueueCounters, readContract } from './contract.js';
+import type { Blackout, DriverEvent, DriverReply } from './commands.js';
+import type { Contract, DriverQueues, QueueCounters } from './contract.js';
+import { DriverWorkers, type DriverWorkersOptions } from './driver-workers.js';
 import { dumpDriver } from './dump.js';
 import { NetdevFit } from './netdev-fit.js';
-import { loadPrograms } from './programs.js';
+import { type Prepared, prepare } from './prepare.js';
 import { CTRL, REG, STATUS } from './registers.js';
-import { whetherSealed } from './seal-policy.js';
 import type { BpfhvTransport } from './transport.js';
-
-/** What this driver can make use of. */
-const ALL_FEATURES = parseOffloads('all')!;
-
-/** A contract that could be taken at once. */
-interface Prepared {
-  readonly contract: Contract;
-  /** For each worker. */
-  readonly programs: readonly CompiledPrograms[];
-  readonly queues: DriverQueues;
-}
 
 /** How long a new contract is on probation: see `#regrets`. */
 const PROBATION_MS = 3_000;
 
-export interface DriverOptions {
+export interface DriverOptions extends DriverWorkersOptions {
   readonly transport: BpfhvTransport;
-  readonly window: Window;
-  readonly arena: Arena;
-  /** The guest's network device: a TAP, or a source or sink. */
-  readonly netdev: PortHandle;
-  readonly spin?: boolean;
-  /** Workers that the queue pairs are dealt out to; no more than the network device has lanes, and one with a key. Default: one. */
-  readonly workers?: number;
   /** Feature bits to accept when they are offered; default: all that there are. */
   readonly features?: bigint;
   readonly log?: (level: 'info' | 'warn' | 'error', message: string) => void;
   /** Told of each change of contract under a running interface. */
   readonly onBlackout?: (blackout: Blackout) => unknown;
-  /** 32 bytes: packets are sealed with it, and no contract is taken that does not (docs/sealing.md). */
-  readonly key?: KeyObject;
   /** Told the device's address whenever it is probed, 6 octets. */
   readonly onMac?: (mac: Uint8Array) => void;
   /** Told how many bytes the contract's packets grow by, before the first of them, and 0 when it is given up: what the MTU has to leave free. */
@@ -100,12 +66,8 @@ export interface DriverQueueStats extends QueueStats {
 
 export class BpfhvDriver {
   readonly #options: DriverOptions;
-  readonly #crew: Crew<DriverCommand, DriverReply>;
+  readonly #workers: DriverWorkers;
   readonly #netdev: NetdevFit;
-  /** Where programs have their stacks: each worker runs them by itself. */
-  readonly #stacks: readonly number[];
-  /** Where frames lie while they are plaintext; null: we have no key. */
-  readonly #staging: Readonly<Record<Direction, number>> | null;
   #queues: DriverQueues | null = null;
   /** Of queues that were let go: those that come after them go on counting. */
   #counters: QueueCounters = [];
@@ -128,15 +90,12 @@ export class BpfhvDriver {
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
-  private constructor(options: DriverOptions, crew: Crew<DriverCommand, DriverReply>, netdev: NetdevFit) {
+  private constructor(options: DriverOptions, workers: DriverWorkers, netdev: NetdevFit) {
     this.#options = options;
-    this.#crew = crew;
+    this.#workers = workers;
     this.#netdev = netdev;
-    this.#stacks = Array.from({ length: crew.size }, () => crew.allocate(STACK_BYTES));
-    const staging = () => crew.allocate(L.STAGING_SIZE);
-    this.#staging = options.key ? { rx: staging(), tx: staging() } : null;
-    crew.onEvent = event => this.#onEvent(event as DriverEvent);
-    crew.onFailure = error => {
+    workers.onEvent = event => this.#onEvent(event);
+    workers.onFailure = error => {
       this.#log('error', `the guest driver's worker failed: ${error.message}`);
       this.onFailure(error);
     };
@@ -145,31 +104,11 @@ export class BpfhvDriver {
 
   /** Starts the driver's workers. The interface is down at first: see `setInterfaceUp`. */
   static async start(options: DriverOptions): Promise<BpfhvDriver> {
-    const { window, arena, netdev } = options;
-    const fit = new NetdevFit(netdev, options.onOverhead);
-    fit.setCarrier(false);
-    const { workers = 1, key = null } = options;
-    // What has come before, so that no sealed packet is taken twice, one worker alone can know.
-    const size = key ? 1 : Math.min(workers, netdev.lanes.length);
-    const lanes = deal(netdev.lanes, size);
-    const entry = new URL('./driver-loop.js', import.meta.url);
-    const crew = await Crew.start<DriverCommand, DriverReply>(entry, {
-      ...{ window, arena, name: 'guest', size },
-      data: (worker, batches): DriverLoopData => ({
-        lanes: lanes[worker]!,
-        spin: options.spin ?? false,
-        ...batches,
-        key,
-      }),
-    });
-    try {
-      const driver = new BpfhvDriver(options, crew, fit);
-      driver.#wake();
-      return driver;
-    } catch (error) {
-      await crew.stop();
-      throw error;
-    }
+    const netdev = new NetdevFit(options.netdev, options.onOverhead);
+    netdev.setCarrier(false);
+    const driver = new BpfhvDriver(options, await DriverWorkers.start(options), netdev);
+    driver.#wake();
+    return driver;
   }
 
   get running(): boolean {
@@ -223,7 +162,7 @@ export class BpfhvDriver {
     this.#wake();
     await this.#work;
     this.#options.transport.onChange = () => {};
-    await this.#crew.stop();
+    await this.#workers.stop();
   }
 
   #wake(): void {
@@ -288,45 +227,17 @@ export class BpfhvDriver {
       await this.#detach(); // some of that was of one contract, some of another
       return this.#wake();
     }
-    await this.#crew.call(worker => ({ op: 'prepare', programs: programs[worker]! }));
-    await this.#hand('attach', queues);
+    await this.#workers.prepare(programs);
+    await this.#workers.hand('attach', queues);
     this.#netdev.fit(contract);
     this.#options.onMac?.(contract.mac);
     this.#probed('device probed', contract);
   }
 
-  /**
-   * Reads what the device shows, and gets everything ready for it. Throws DriverError, MemoryError when that can't be; nothing has run then. Null: the
-   * device shows something else by now.
-   */
-  async #prepare(): Promise<Prepared | null> {
-    const { transport } = this.#options;
-    const { generation } = transport;
-    try {
-      return await this.#readAll();
-    } catch (error) {
-      if (transport.generation !== generation) return null; // half of it was of one contract, half of another
-      throw error;
-    }
-  }
-
-  async #readAll(): Promise<Prepared> {
-    const { transport, arena, window, features = ALL_FEATURES } = this.#options;
-    const read = await readContract(transport, features);
-    const { programs, calls, summary } = await loadPrograms(transport, read, this.#stacks);
-    this.#log('info', summary);
-    const sealed = whetherSealed(calls, this.#staging !== null);
-    // What is encrypted can't be summed or cut by anybody else.
-    const contract = sealed ? { ...read, features: 0n, overhead: L.SEAL_GROWTH } : read;
-    const hooks = { prepare: calls.has('txh'), finish: calls.has('rxh'), staging: this.#staging };
-    const queues = new DriverQueues(contract, { transport, arena, window }, hooks);
-    return { contract, programs, queues };
-  }
-
-  /** Gives each worker its share of these queues. */
-  async #hand(op: 'attach' | 'switch', queues: DriverQueues): Promise<DriverReply> {
-    const [rx, tx] = [deal(queues.rx, this.#crew.size), deal(queues.tx, this.#crew.size)];
-    return sum(await this.#crew.call(worker => ({ op, rx: rx[worker]!, tx: tx[worker]! })));
+  /** As `prepare`: of what the device shows. */
+  #prepare(): Promise<Prepared | null> {
+    const { stacks, staging } = this.#workers;
+    return prepare({ ...this.#options, stacks, staging });
   }
 
   #probed(what: string, { numRxQueues, numRxBufs, numTxBufs, features }: Contract): void {
@@ -357,7 +268,7 @@ export class BpfhvDriver {
     if (!prepared) return this.#wake();
     const { contract, programs, queues } = prepared;
     try {
-      await this.#crew.call(worker => ({ op: 'prepare', programs: programs[worker]! }));
+      await this.#workers.prepare(programs);
       await queues.register(transport);
     } catch (error) {
       queues.close();
@@ -388,14 +299,14 @@ export class BpfhvDriver {
     let switched: Promise<DriverReply> | null = null;
     beginUrgent(); // from here to the go, every wait for a processor would be the packets'
     try {
-      await this.#crew.call(() => ({ op: 'stopTransmit' }));
+      await this.#workers.all({ op: 'stopTransmit' });
       await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
       this.#queues = queues;
       this.#broken = false; // whatever the former programs have done
       this.#regrets = false;
       this.#probation = Number.POSITIVE_INFINITY; // the new programs run from here on
       this.#blackouts.begin();
-      switched = this.#hand('switch', queues);
+      switched = this.#workers.hand('switch', queues);
       switched.catch(() => {}); // a worker may fail before somebody waits for this
       await transport.write(REG.CTRL, CTRL.UPGRADE_READY);
       const enabled = await this.#enable();
@@ -403,7 +314,7 @@ export class BpfhvDriver {
       const { reclaimed, seized } = await switched;
       this.#count(seized);
       if (!enabled) return null;
-      await this.#crew.call(() => ({ op: 'go', at }));
+      await this.#workers.all({ op: 'go', at });
       return reclaimed;
     } finally {
       endUrgent();
@@ -428,7 +339,7 @@ export class BpfhvDriver {
       this.#broken = true;
       return;
     }
-    await this.#crew.call(() => ({ op: 'up' }));
+    await this.#workers.all({ op: 'up' });
     this.#running = true;
     await this.#followLink();
     this.#log('info', 'device running');
@@ -454,9 +365,9 @@ export class BpfhvDriver {
     this.#probation = 0;
     this.#running = false;
     this.#netdev.setCarrier(false);
-    await this.#crew.call(() => ({ op: 'stopTransmit' }));
+    await this.#workers.all({ op: 'stopTransmit' });
     if (transport.present) await transport.write(REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE);
-    const { reclaimed, seized } = await this.#crew.call(() => ({ op: 'down' })).then(sum);
+    const { reclaimed, seized } = await this.#workers.all({ op: 'down' });
     this.#count(seized);
     this.#log('info', `device stopped, ${reclaimed} unused buffers reclaimed`);
     return seized;
@@ -492,10 +403,4 @@ export class BpfhvDriver {
   #log(level: 'info' | 'warn' | 'error', message: string): void {
     this.#options.log?.(level, message);
   }
-}
-
-/** What all workers together answer. */
-function sum(replies: readonly DriverReply[]): DriverReply {
-  const add = (of: (reply: DriverReply) => number) => replies.reduce((n, reply) => n + of(reply), 0);
-  return { reclaimed: add(one => one.reclaimed), seized: add(one => one.seized) };
 }
