@@ -10,6 +10,7 @@ import { DEFAULT_BUDGET, parseHex, runOnce } from '../ebpf/run.js';
 import { timeProgram } from '../ebpf/timing.js';
 import { verify } from '../ebpf/verifier/index.js';
 import { BPFHV_HELPERS } from '../guest/bpfhv/helpers.js';
+import { promisesTo } from '../guest/bpfhv/registers.js';
 
 /** Bytes of the context of sring with 256 buffers. */
 const DEFAULT_CONTEXT_SIZE = 8752;
@@ -133,7 +134,10 @@ function judge(section: string, bytes: Uint8Array, contextSize: number, budget: 
   };
   try {
     const program = decodeProgram(bytes, section);
-    const options = { contextSize, helpers: BPFHV_HELPERS, guarded: 'context' } as const;
+    const options = {
+      ...{ contextSize, helpers: BPFHV_HELPERS, promises: promisesTo(section) },
+      guarded: 'context',
+    } as const;
     const verdict = verify(program, { ...options, unbounded: budget ? 'budget' : 'refuse' });
     const { states, milliseconds: ms } = verdict;
     if (verdict.accepted) {

@@ -17,7 +17,8 @@ export class EbpfError extends Error {
 
 /**
  * A running program that was stopped: `EBPF_ACCESS` (outside its memory), `EBPF_MISALIGNED` (atomic),
- * `EBPF_BUDGET`, `EBPF_DEPTH` (local calls), `EBPF_CALL` (no such function or helper).
+ * `EBPF_BUDGET`, `EBPF_DEPTH` (local calls), `EBPF_CALL` (no such function or helper), `EBPF_PROMISE` (a field
+ * of the context does not hold what the verifier relied on).
  */
 export class EbpfFault extends EbpfError {
   /** The address that was touched, as the register held it; null when no address is concerned. */

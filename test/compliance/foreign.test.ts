@@ -11,7 +11,7 @@ import { loadObject } from '../../src/ebpf/elf.js';
 import { decodeProgram } from '../../src/ebpf/program.js';
 import { type Accepted, verify } from '../../src/ebpf/verifier/index.js';
 import { BPFHV_HELPERS } from '../../src/guest/bpfhv/helpers.js';
-import { PROGRAMS, type ProgramSection } from '../../src/guest/bpfhv/registers.js';
+import { PROGRAMS, type ProgramSection, promisesTo } from '../../src/guest/bpfhv/registers.js';
 import { packetCompliance } from './packets.js';
 import { RINGS } from './rings.js';
 import { ringCompliance } from './suite.js';
@@ -46,7 +46,7 @@ for (const name of objects) {
       for (const [section, bytes] of programs) {
         const verdict = verify(decodeProgram(bytes, section), {
           ...{ contextSize: CONTEXT_SIZE[ring.device], helpers: BPFHV_HELPERS },
-          ...{ guarded: 'context', unbounded: 'budget' },
+          ...{ guarded: 'context', unbounded: 'budget', promises: promisesTo(section) },
         });
         assert.ok(verdict.accepted, verdict.accepted ? '' : `${section}: ${verdict.reason}`);
         verdicts.set(section, verdict);

@@ -21,7 +21,7 @@ import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
 import { verify } from '../../src/ebpf/verifier/index.js';
 import { BUFFER_PAIR, DriverQueues } from '../../src/guest/bpfhv/contract.js';
 import { BPFHV_HELPERS, helperImplementations } from '../../src/guest/bpfhv/helpers.js';
-import { PROGRAMS } from '../../src/guest/bpfhv/registers.js';
+import { PROGRAMS, promisesTo } from '../../src/guest/bpfhv/registers.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { eventually as tryFor } from '../../src/linux/testing.js';
 import { Arena } from '../../src/memory/arena.js';
@@ -260,10 +260,15 @@ export class Testbed {
   /** As a guest does, what the verifier accepts; the rest, which tests bring along, with all guards. */
   #jit(program: Program, barriers: boolean) {
     const memory = { contextSize: this.rx.contextSize, helpers: this.#helpers(barriers) };
-    const verdict = verify(program, { ...memory, guarded: 'context', unbounded: 'budget' });
+    const verdict = verify(program, {
+      ...{ ...memory, promises: promisesTo(program.name) },
+      ...{ guarded: 'context', unbounded: 'budget' },
+    });
     const { module } = compile(program, {
       ...memory,
-      ...(verdict.accepted ? { unguarded: verdict.unguarded, confined: true } : {}),
+      ...(verdict.accepted
+        ? { unguarded: verdict.unguarded, promised: verdict.promised, confined: true }
+        : {}),
       budget: verdict.accepted && !verdict.budget ? Number.POSITIVE_INFINITY : BUDGET,
       stackBase: this.stack,
       sharedMemory: true,

@@ -200,3 +200,30 @@ describe('a budget beside what is proved', () => {
     assert.ok(Array.isArray(fault) && fault[0] === 'EBPF_BUDGET');
   });
 });
+
+describe('a field of the context that was promised', () => {
+  // Where the field is 0, r3 is not set: without the promise that is refused, and with it the load has to be checked.
+  const text = `ldxw %r2, [%r1+0]\njeq %r2, 0, done\nmov %r3, %r1\ndone: stxb [%r3+16], %r2\nmov %r0, %r2\nexit`;
+  const program = decodeProgram(assemble(text));
+  const told = { contextSize: 64, helpers: options.helpers, guarded: 'context' } as const;
+  const promises = [{ offset: 0, bytes: 4, least: 1, most: 64 }] as const;
+
+  test('is checked where the program relies on it', () => {
+    assert.equal(verify(program, told).accepted, false);
+    const verdict = verify(program, { ...told, promises });
+    assert.ok(verdict.accepted);
+    assert.deepEqual([...verdict.promised.keys(), ...verdict.guards], [0, 0]);
+    const more = { unguarded: verdict.unguarded, promised: verdict.promised, confined: true };
+    for (const kept of [1, 2, 64]) assert.equal(run(text, kept, more), BigInt(kept));
+    for (const broken of [0, 65, 0x8000_0000, -1]) {
+      assert.deepEqual(run(text, broken, more), ['EBPF_PROMISE', 0, 0], `${broken}`);
+    }
+  });
+
+  test('is not, where a program is sound without', () => {
+    const sound = decodeProgram(assemble('ldxw %r2, [%r1+0]\nmov %r0, %r2\nexit'));
+    const verdict = verify(sound, { ...told, promises });
+    assert.ok(verdict.accepted);
+    assert.equal(verdict.promised.size, 0);
+  });
+});

@@ -38,6 +38,7 @@ function parseCase(text: string): Case {
   const refused = directives.get('refused');
   const [, insn, fragment] = /^(\d+) (.+)$/.exec(refused ?? '0 accepted')!;
   const accepted = directives.get('accepted');
+  const promise = directives.get('promise')?.split(' ').map(Number);
   assert.ok((refused === undefined) !== (accepted === undefined), `${name}: one of refused, accepted`);
   const source = lines.filter(line => !line.startsWith('! ')).join('\n');
   return {
@@ -49,6 +50,9 @@ function parseCase(text: string): Case {
       extra: [EXTRA],
       guarded: directives.get('guarded') === 'context' ? 'context' : 'any',
       unbounded: directives.get('unbounded') === 'budget' ? 'budget' : 'refuse',
+      ...(promise
+        ? { promises: [{ offset: promise[0]!, bytes: 4, least: promise[1]!, most: promise[2]! }] }
+        : {}),
     },
     refused: refused === undefined ? null : { insn: Number(insn), fragment: fragment! },
     guards: (accepted ?? '').split(' ').filter(Boolean).map(Number),

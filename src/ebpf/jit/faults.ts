@@ -5,7 +5,13 @@
 import { EbpfFault } from '../errors.js';
 
 interface FaultKind {
-  readonly code: 'EBPF_ACCESS' | 'EBPF_MISALIGNED' | 'EBPF_BUDGET' | 'EBPF_DEPTH' | 'EBPF_CALL';
+  readonly code:
+    | 'EBPF_ACCESS'
+    | 'EBPF_MISALIGNED'
+    | 'EBPF_BUDGET'
+    | 'EBPF_DEPTH'
+    | 'EBPF_CALL'
+    | 'EBPF_PROMISE';
   readonly message: string;
   /** Whether the address means something. */
   readonly addressed: boolean;
@@ -20,6 +26,7 @@ const FAULTS: readonly FaultKind[] = [
   { code: 'EBPF_BUDGET', message: 'the instruction budget is spent', addressed: false },
   { code: 'EBPF_DEPTH', message: 'local calls nest too deep', addressed: false },
   { code: 'EBPF_CALL', message: 'there is no such function', addressed: false },
+  { code: 'EBPF_PROMISE', message: 'the context holds what its owner never puts there', addressed: false },
 ];
 
 export const FAULT_EXPORTS = { code: 'fault_code', pc: 'fault_pc', address: 'fault_address' } as const;

@@ -34,7 +34,24 @@ export function emitLoad(e: Emitter, insn: Insn, state: RegisterState): void {
   const { bytes, load, loadSigned } = ACCESS[insn.opcode & 0x18]!;
   const { offset } = pushAddress(e, operandOf(insn, insn.src, bytes, state));
   e.access((insn.opcode & 0xe0) === MODE.MEMSX ? loadSigned : load, offset);
+  emitPromise(e, insn.pc);
   e.setRegister(insn.dst);
+}
+
+/** Of a loaded value that was promised to lie between two numbers: stops the program when it does not. */
+function emitPromise(e: Emitter, pc: number): void {
+  const promise = e.plan.options.promised?.get(pc);
+  if (promise === undefined) return;
+  const value = e.local('promised', TYPE.I64);
+  e.tee(value);
+  e.i64(promise.least);
+  e.op(OP.i64Sub);
+  e.i64(promise.most - promise.least);
+  e.op(OP.i64GtU);
+  e.if();
+  e.fault('EBPF_PROMISE', pc);
+  e.op(OP.end);
+  e.get(value);
 }
 
 /** An instruction of the classes ST and STX, atomics included. */

@@ -13,6 +13,8 @@ export interface JitOptions {
   readonly extra?: readonly { readonly base: number; readonly size: number }[];
   /** Slots of loads, stores and atomics that are proved to stay inside: they get no bounds guard. */
   readonly unguarded?: ReadonlySet<number>;
+  /** Slots of loads of which the verifier was promised what they give: anything else is a fault. */
+  readonly promised?: ReadonlyMap<number, { readonly least: number; readonly most: number }>;
   /**
    * The guards of loads, stores and atomics let nothing pass but the context: for programs that were verified with `guarded: 'context'`, of
    * which only such accesses keep a guard. Arguments of helpers may lie in any region all the same.

@@ -53,7 +53,7 @@ export class Explorer {
     let names = 0;
     const fresh = () => ++names;
     this.findings = {
-      ...{ options, accesses: new Set(), guards: new Set() },
+      ...{ options, accesses: new Set(), guards: new Set(), promised: new Map(), plain: new Set() },
       ...{ unbounded: false, meetings: null, fresh },
     };
     this.effort = new Effort(options.unbounded !== 'budget');

@@ -8,15 +8,20 @@ import type { Verdict, VerifyOptions } from './options.js';
 import { describeRefusal } from './report.js';
 import { Refusal } from './step.js';
 
-export type { Accepted, Refused, Verdict, VerifyOptions } from './options.js';
+export type { Accepted, ContextPromise, Refused, Verdict, VerifyOptions } from './options.js';
 
 /** Never throws for a decoded program: what it does not accept it refuses, with a reason. */
 export function verify(program: Program, options: VerifyOptions): Verdict {
   const start = performance.now();
-  const { explorer, refusal } = explore(program, options);
+  const { promises = [], ...unaided } = options;
+  let { explorer, refusal } = explore(program, unaided);
+  if (refusal !== null && promises.length > 0) {
+    const aided = explore(program, options);
+    if (aided.refusal === null) ({ explorer, refusal } = aided);
+  }
   const effort = { states: explorer?.effort.visited ?? 0, milliseconds: performance.now() - start };
   if (refusal !== null) return { accepted: false, ...refusal, ...effort };
-  const { accesses, guards, unbounded } = explorer!.findings;
+  const { accesses, guards, promised, unbounded } = explorer!.findings;
   const budget = unbounded || explorer!.effort.tooLong;
   const isMemory = (pc: number) => [1, 2, 3].includes(program.bySlot[pc]!.opcode & 7);
   return {
@@ -25,6 +30,7 @@ export function verify(program: Program, options: VerifyOptions): Verdict {
     budget,
     guards: [...guards].sort((a, b) => a - b),
     unguarded: new Set([...accesses].filter(pc => !guards.has(pc) && isMemory(pc)).sort((a, b) => a - b)),
+    promised,
     ...effort,
   };
 }

@@ -2,12 +2,25 @@
 import type { HelperTable } from '../helpers.js';
 import type { Region } from '../sandbox.js';
 
+/** A field of the context that holds an unsigned number from `least` to `most` when a program loads it as a whole. */
+export interface ContextPromise {
+  readonly offset: number;
+  readonly bytes: 1 | 2 | 4;
+  readonly least: number;
+  readonly most: number;
+}
+
 export interface VerifyOptions {
   /** Bytes of the context, which starts at a multiple of 8. */
   readonly contextSize: number;
   readonly helpers: HelperTable;
   /** Further memory that the program may touch, by constant addresses. */
   readonly extra?: readonly Region[];
+  /**
+   * What whoever runs the program has put into its context. Relied upon only when the program would be refused without, since the context is shared: the
+   * engine has to check it at each of the loads that the verdict then names.
+   */
+  readonly promises?: readonly ContextPromise[];
   /** What r0 must be at the end: a number (the default), or anything but a pointer. */
   readonly returns?: 'number' | 'nothing';
   /**
@@ -33,6 +46,8 @@ export interface Accepted {
   readonly guards: readonly number[];
   /** Slots of the loads, stores and atomics that are proved to stay inside. */
   readonly unguarded: ReadonlySet<number>;
+  /** Slots of loads whose result has to be checked, and against what. Empty unless a promise was needed; all are among `guards`, too. */
+  readonly promised: ReadonlyMap<number, ContextPromise>;
   /** Instructions looked at, each once per state. */
   readonly states: number;
   /** No run executes more instructions than this; Infinity when that is not known. */

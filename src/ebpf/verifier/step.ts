@@ -3,7 +3,7 @@ import { SRC } from '../isa.js';
 import type { Insn } from '../program.js';
 import { constant } from './domain/number.js';
 import { isPointer, type Scalar, scalar, type Value } from './domain/value.js';
-import type { VerifyOptions } from './options.js';
+import type { ContextPromise, VerifyOptions } from './options.js';
 import { describeValue } from './report.js';
 import type { State } from './state.js';
 
@@ -14,6 +14,10 @@ export interface Findings {
   accesses: Set<number>;
   /** Those of them that were not proved in every state. */
   guards: Set<number>;
+  /** Slots of loads that relied on a promise. Of loads that were tried in vain, too: that is true of them as well. */
+  readonly promised: Map<number, ContextPromise>;
+  /** Slots of loads that did not. */
+  readonly plain: Set<number>;
   /** Some loop has no bound that was seen. */
   unbounded: boolean;
   /** While a loop is tried out: the rounds in which a value that moves along would meet a constant it is compared with. */

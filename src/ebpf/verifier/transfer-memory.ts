@@ -3,7 +3,7 @@ import { ATOMIC, CLASS, MODE, SIZE, STACK_SIZE } from '../isa.js';
 import type { Insn } from '../program.js';
 import { extendSign, truncate } from './domain/arithmetic.js';
 import { keptBelow } from './domain/line.js';
-import { constant, loaded, meet, type Num, signedRange } from './domain/number.js';
+import { constant, constantOf, loaded, meet, type Num, signedRange, unsignedRange } from './domain/number.js';
 import {
   type ContextPointer,
   isPointer,
@@ -47,10 +47,37 @@ export function stepLoad(step: Step): void {
   const signed = (insn.opcode & 0xe0) === MODE.MEMSX;
   findings.accesses.add(insn.pc);
   const place = locate(step, insn.src, insn.off, bytes);
-  const value = place.kind === 'stack' ? loadStack(step, place, bytes) : scalar(loaded(bytes, signed));
+  const value =
+    place.kind === 'stack' ? loadStack(step, place, bytes) : scalar(loadShared(step, bytes, signed));
   if (!signed || value.kind === 'unset') state.registers[insn.dst] = value;
   else if (isPointer(value)) refuse(step, 'it takes the low part of a pointer');
   else state.registers[insn.dst] = scalar(extendSign((value as Scalar).num, 8 * bytes, 64));
+}
+
+/** What shared memory holds may be anything, but for what was promised. A load that is not always of the same field relies on nothing. */
+function loadShared({ insn, state, findings }: Step, bytes: number, signed: boolean): Num {
+  const { promised, plain, options } = findings;
+  if (options.promises === undefined) return loaded(bytes, signed);
+  const base = state.registers[insn.src]!;
+  const at = base.kind === 'context' ? constantOf(base.offset) : null;
+  const promise =
+    at === null || signed
+      ? undefined
+      : options.promises.find(one => one.bytes === bytes && one.offset === Number(at) + insn.off);
+  const before = promised.get(insn.pc);
+  if (before !== undefined && before !== promise) {
+    refuse(
+      { insn, state, findings },
+      'it loads, by one instruction, a field that was promised and other memory',
+    );
+  }
+  if (promise === undefined || plain.has(insn.pc)) {
+    plain.add(insn.pc);
+    return loaded(bytes, signed);
+  }
+  promised.set(insn.pc, promise);
+  findings.guards.add(insn.pc);
+  return unsignedRange(BigInt(promise.least), BigInt(promise.most));
 }
 
 export function stepStore(step: Step): void {

@@ -17,7 +17,7 @@ import { verify } from '../../ebpf/verifier/index.js';
 import { WINDOW_PAGES } from '../../memory/window.js';
 import type { CompiledPrograms } from './commands.js';
 import { BPFHV_HELPERS } from './helpers.js';
-import { PROGRAMS, type ProgramSection, REG } from './registers.js';
+import { PROGRAMS, type ProgramSection, promisesTo, REG } from './registers.js';
 import type { HelperCalls } from './seal-policy.js';
 import { type BpfhvTransport, DriverError } from './transport.js';
 
@@ -129,7 +129,10 @@ function prepare(
   try {
     const program = decodeProgram(bytes, section);
     const memory = { contextSize, helpers: BPFHV_HELPERS };
-    const verdict = verify(program, { ...memory, guarded: 'context', unbounded: 'budget' });
+    const verdict = verify(program, {
+      ...{ ...memory, promises: promisesTo(section) },
+      ...{ guarded: 'context', unbounded: 'budget' },
+    });
     if (!verdict.accepted) throw refused(verdict.reason);
     const budget = verdict.steps > RUN_BUDGET;
     const compiled = stacks.map(stackBase =>
@@ -138,6 +141,7 @@ function prepare(
         stackBase,
         budget: budget ? RUN_BUDGET : Number.POSITIVE_INFINITY,
         unguarded: verdict.unguarded,
+        promised: verdict.promised,
         confined: true,
         sharedMemory: true,
         memoryPages: WINDOW_PAGES,

@@ -1,3 +1,6 @@
+import { CTX_MAX_BUFS, CTX_NUM_BUFS } from '../../../datapath/layout.js';
+import type { ContextPromise } from '../../ebpf/verifier/index.js';
+
 /**
  * The bpfhv device as its driver sees it: BAR 0 registers, 32 bits each (docs/bpfhv.md, "Registers").
  *
@@ -57,6 +60,14 @@ export const PROGRAMS = [
 ] as const;
 
 export type ProgramSection = (typeof PROGRAMS)[number]['section'];
+
+/** The driver never publishes nothing: programs may count on it, and some do. */
+const BUFFERS: readonly ContextPromise[] = [{ offset: CTX_NUM_BUFS, bytes: 4, least: 1, most: CTX_MAX_BUFS }];
+
+/** What the driver has put into the context when it runs a program. */
+export function promisesTo(section: string): readonly ContextPromise[] {
+  return section === 'txp' || section === 'rxp' ? BUFFERS : [];
+}
 
 /** Bytes of a receive buffer without LRO; a frame is at most as long. */
 export const RX_BUFFER_SIZE = 1518;

@@ -66,14 +66,14 @@ __prog("txp") gso_txp(struct ctx *ctx) {
     struct hdr hdr = {};
     int csum;
 
-    if (ctx->num_bufs == 0) return -22;
-    do {
+    if (ctx->num_bufs > 64) return -22;
+    for (; i < ctx->num_bufs; i++) { /* at least once: the driver has a packet */
         d = at(ctx, prod++);
         d->cookie = ctx->bufs[i].cookie;
         d->paddr = ctx->bufs[i].paddr;
         d->h[0] = ctx->bufs[i].len;
         clear_halves(d);
-    } while (++i < ctx->num_bufs);
+    }
 
     csum = get_hdr(ctx, &hdr);
     d->h[1] = EOP;

@@ -867,3 +867,28 @@ again:
   ja again
 end:
   exit
+
+=== a register that is set in a loop, which the context is promised to enter
+! promise 16 1 64
+! guarded context
+! accepted 0 8
+  ldxw %r2, [%r1+16]
+  mov %r3, 0
+  jge %r3, %r2, done
+again:
+  mov %r4, %r1
+  add %r3, 1
+  jlt %r3, %r2, again
+done:
+  ldxdw %r5, [%r1+48]
+  add %r4, %r5
+  stxb [%r4+0], %r3
+  mov %r0, 0
+  exit
+
+=== a promise that is not needed costs nothing
+! promise 16 1 64
+! accepted
+  ldxw %r2, [%r1+16]
+  mov %r0, %r2
+  exit

@@ -211,3 +211,55 @@ end:
   call 3
   mov %r0, 0
   exit
+
+=== a register that is set in a loop, of which nobody promises that it is entered
+! refused 8 it reads r4, which nothing has set
+  ldxw %r2, [%r1+16]
+  and %r2, 63
+  mov %r3, 0
+  jge %r3, %r2, done
+again:
+  mov %r4, %r1
+  add %r3, 1
+  jlt %r3, %r2, again
+done:
+  ldxw %r5, [%r1+48]
+  stxb [%r4+0], %r5
+  mov %r0, 0
+  exit
+
+=== a promise of another field
+! promise 20 1 64
+! refused 3 it reads r4, which nothing has set
+  ldxw %r2, [%r1+16]
+  jeq %r2, 0, done
+  mov %r4, %r1
+done:
+  ldxw %r0, [%r4+0]
+  exit
+
+=== a promise of a field of which only a part is read
+! promise 16 1 64
+! refused 3 it reads r4, which nothing has set
+  ldxh %r2, [%r1+16]
+  jeq %r2, 0, done
+  mov %r4, %r1
+done:
+  ldxw %r0, [%r4+0]
+  exit
+
+=== a promise of the first of two fields that one instruction loads
+! promise 16 1 16
+! refused 8 it reads r6, which nothing has set
+  mov %r3, 0
+  mov %r4, %r1
+again:
+  ldxw %r2, [%r4+16]
+  jeq %r2, 0, done
+  mov %r6, %r1
+  add %r4, 4
+  add %r3, 1
+  jlt %r3, 2, again
+done:
+  ldxw %r0, [%r6+0]
+  exit
