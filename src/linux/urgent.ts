@@ -1,6 +1,7 @@
 /**
  * A moment in which the calling thread must not wait for a processor: it runs before all threads that share the time evenly. For a few
- * milliseconds of waiting for others and answering them, never for work, since nobody else gets that processor meanwhile.
+ * milliseconds of waiting for others and answering them, never for work, since nobody else gets that processor meanwhile: a worker that moves
+ * packets all the time would keep even the thread away that is to tell it when the moment is over.
  */
 import { schedSetscheduler } from './libc.js';
 

@@ -52,8 +52,6 @@ export type WorkerCommand =
     }
   /** A frame of our own goes out: bytes at a window address. */
   | { readonly op: 'send'; readonly address: number; readonly length: number }
-  /** Packets wait for what comes next: run before other threads, until told otherwise. Not for a worker that never sleeps. */
-  | { readonly op: 'hurry'; readonly on: boolean }
   /** With `drain`, transmit what the guest has published so far. */
   | { readonly op: 'stop'; readonly direction: Direction; readonly drain: boolean }
   /** Frames go to, and come from, these lanes of another port; queues are to be started again. */

@@ -12,7 +12,6 @@
  */
 import * as L from '../../datapath/layout.js';
 import type { Poller } from '../linux/poll.js';
-import { beginUrgent, endUrgent } from '../linux/urgent.js';
 import type { Window } from '../memory/window.js';
 import type { PortDescriptor } from '../port/port.js';
 import { attachPort } from '../port/registry.js';
@@ -117,10 +116,6 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
         this.#setDevice(command.device);
         this.#host.partial = command.partial;
         this.#start(command.direction, command.queues);
-        break;
-      case 'hurry':
-        if (command.on && !this.spin) beginUrgent();
-        else endUrgent();
         break;
       case 'stop':
         return this.#stop(command.direction, command.drain);

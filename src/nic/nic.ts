@@ -431,7 +431,6 @@ export class Nic implements NicControl {
   #hurry(): void {
     if (this.#hurrying) return;
     beginUrgent();
-    this.#workers.hurry(true);
     this.#hurrying = setTimeout(() => this.#calmDown(), HURRY_MS);
   }
 
@@ -440,7 +439,6 @@ export class Nic implements NicControl {
     clearTimeout(this.#hurrying);
     this.#hurrying = null;
     endUrgent();
-    this.#workers.hurry(false);
   }
 
   /** Everything that stands in the old table is found in the new one, or nothing changes. */

@@ -136,11 +136,6 @@ export class Workers {
     await this.call(worker => ({ op: 'start', device, direction, queues: dealt[worker]!, partial }));
   }
 
-  /** Packets wait for the next commands. */
-  hurry(on: boolean): void {
-    this.call(() => ({ op: 'hurry', on })).catch(() => {}); // a worker that has failed is reported elsewhere
-  }
-
   /** No queue of the direction runs any more. With `drain`, what the guest has published so far is transmitted; returns what the port did not take. */
   async stop(direction: Direction, drain: boolean): Promise<number> {
     const undone = await this.call(() => ({ op: 'stop', direction, drain })).catch(error => {

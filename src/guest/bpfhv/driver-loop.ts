@@ -16,7 +16,6 @@
 import * as L from '../../../datapath/layout.js';
 import { instantiate } from '../../ebpf/jit/index.js';
 import type { Poller } from '../../linux/poll.js';
-import { beginUrgent, endUrgent } from '../../linux/urgent.js';
 import type { Window } from '../../memory/window.js';
 import { type Loop, type LoopStart, runLoop } from '../../nic/thread.js';
 import { attachPort } from '../../port/registry.js';
@@ -150,19 +149,16 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
         break;
       case 'go':
         this.#gap.go(command.at - performance.timeOrigin);
-        endUrgent();
         break;
       case 'up':
         this.#up();
         break;
       case 'stopTransmit':
-        if (!this.spin) beginUrgent();
         this.#stopTransmit();
         this.#gap.stop();
         break;
       case 'down':
         reply = this.#down();
-        endUrgent();
         break;
     }
     return reply;
