@@ -36,21 +36,16 @@ export function serveCommand() {
     .option('--check', 'with --config: only say what is wrong with the file')
     .addOption(childOf())
     .addOption(new Option('--members <what>', 'serve what that process says').hideHelp())
-    .action(async (options, command) => {
-      const { config, check = false, members, pidfile, verbose = false } = options;
-      if (members !== undefined && options.childOf !== undefined) {
-        return (await import('./config/members.js')).runMembers(options.childOf, verbose);
-      }
+    .action((options, command) => {
+      const { config, check = false, members, childOf: parent, pidfile, verbose = false } = options;
+      if (members !== undefined && parent !== undefined) return serveMembers(parent, verbose);
       if (config !== undefined) {
-        const other = command.options.find(
-          option =>
-            !WITH_CONFIG.has(option.long!) && command.getOptionValueSource(option.attributeName()) === 'cli',
+        const given = command.options.filter(
+          option => command.getOptionValueSource(option.attributeName()) === 'cli',
         );
+        const other = given.find(({ long }) => !WITH_CONFIG.has(long!));
         if (other) throw new UsageError(`${other.long} does not go with --config: write it into the file`);
-        const { checkConfig, serveConfig } = await import('./config/serve-config.js');
-        if (!check) return serveConfig(config, { pidfile, verbose });
-        if (!checkConfig(config)) process.exitCode = 2;
-        return;
+        return serveFile(config, check, { pidfile, verbose });
       }
       if (check) throw new UsageError('--check belongs to --config FILE');
       return cleaningUp(async later => {
@@ -61,14 +56,30 @@ export function serveCommand() {
         let goodbye = (): void => {};
         later(() => goodbye());
         const leave = () => stop.abort('SIGTERM');
-        const backend = await Backend.open({ ...nic, childOf: options.childOf, leave }, host, log);
+        const backend = await Backend.open({ ...nic, childOf: parent, leave }, host, log);
         later(() => backend.close());
         later(writePidfile(pidfile));
         later(printStats(options.stats, () => backend.queues, { counters: () => backend.portCounters() }));
-        const report = answerParent(options.childOf, backend.controlled);
+        const report = answerParent(parent, backend.controlled);
         goodbye = () => report(host.arena.live);
         whenAborted(stop.signal, () => void backend.stop());
         await backend.run();
       });
     });
+}
+
+/** What only `--config` needs is loaded for it alone. */
+async function serveFile(
+  path: string,
+  check: boolean,
+  options: { readonly pidfile: string | undefined; readonly verbose: boolean },
+): Promise<void> {
+  const { checkConfig, serveConfig } = await import('./config/serve-config.js');
+  if (!check) return serveConfig(path, options);
+  if (!checkConfig(path)) process.exitCode = 2;
+}
+
+async function serveMembers(parent: number, verbose: boolean): Promise<void> {
+  const { runMembers } = await import('./config/members.js');
+  return runMembers(parent, verbose);
 }

@@ -8,6 +8,8 @@ import { MemberProcess } from './member-process.js';
 import { readNics } from './nics.js';
 import { Supervisor } from './supervisor.js';
 
+const STAYS_MS = 3_600_000;
+
 export interface ServeConfigOptions {
   readonly pidfile: string | undefined;
   readonly verbose: boolean;
@@ -39,6 +41,9 @@ export function serveConfig(path: string, { pidfile, verbose }: ServeConfigOptio
       }
     };
     void apply(nics);
+    // Without NICs there is nothing else to stay for.
+    const stays = setInterval(() => {}, STAYS_MS);
+    later(() => clearInterval(stays));
     await new Promise<void>(resolve => whenAborted(stop.signal, resolve));
   });
 }
