@@ -113,7 +113,7 @@ interface Judgement {
   /** Slots that keep a check. */
   readonly guards: readonly number[];
   /** It is not seen to end, but counts: a guest runs it all the same, under a budget. */
-  readonly budget: boolean;
+  readonly budget?: true;
   readonly states: number;
   readonly ms: number;
   /** Of a refusal: the slot, null when it is none of a single instruction, and why. */
@@ -130,7 +130,7 @@ Exit status: 0 when all programs are accepted, 1 when one is refused, 2 when the
 /** What is no well-formed program is refused as one that does harm. */
 function judge(section: string, bytes: Uint8Array, contextSize: number, budget: boolean): Judgement {
   const refused = (insn: number | null, reason: string, states: number, ms: number): Judgement => {
-    return { section, verdict: 'refused', guards: [], budget: false, states, ms, insn, reason };
+    return { section, verdict: 'refused', guards: [], states, ms, insn, reason };
   };
   try {
     const program = decodeProgram(bytes, section);
@@ -141,7 +141,15 @@ function judge(section: string, bytes: Uint8Array, contextSize: number, budget: 
     const verdict = verify(program, { ...options, unbounded: budget ? 'budget' : 'refuse' });
     const { states, milliseconds: ms } = verdict;
     if (verdict.accepted) {
-      return { section, verdict: 'accepted', guards: verdict.guards, budget: verdict.budget, states, ms };
+      const { guards } = verdict;
+      return {
+        section,
+        verdict: 'accepted',
+        guards,
+        ...(verdict.budget ? { budget: true } : {}),
+        states,
+        ms,
+      };
     }
     const again = budget ? verdict : verify(program, { ...options, unbounded: 'budget' });
     const judgement = refused(verdict.insn, verdict.reason, states, ms);

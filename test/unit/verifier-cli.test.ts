@@ -61,7 +61,7 @@ describe('polynic ebpf verify', () => {
     const [first, second, third] = JSON.parse(stdout) as Record<string, unknown>[];
     assert.deepEqual(
       { ...first, states: 0, ms: 0 },
-      { section: 'txp', verdict: 'accepted', guards: [2], budget: false, states: 0, ms: 0 },
+      { section: 'txp', verdict: 'accepted', guards: [2], states: 0, ms: 0 },
     );
     assert.deepEqual([second!.section, second!.verdict, second!.insn], ['rxp', 'refused', 1]);
     assert.match(String(second!.reason), /stores a pointer.*r10 = frame 0\+0/);
