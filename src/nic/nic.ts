@@ -308,11 +308,14 @@ export class Nic implements NicControl {
     // Commands are carried out in order: who stops again waits for this one too, and nobody else needs to.
     this.#start(direction).catch((error: Error) => this.#workers.fail(error));
     this.#enabled[direction] = true;
-    if (this.#enabled.rx && this.#enabled.tx) {
-      this.#calmDown();
-      setImmediate(() => this.#setPortOffloads()); // the guest has its answer first
-    }
+    if (this.#enabled.rx && this.#enabled.tx) setImmediate(() => this.#settle());
     this.#log('info', `${direction} enabled`);
+  }
+
+  /** The guest has its answer. What may cost the processor, or wait for others, comes only now. */
+  #settle(): void {
+    this.#calmDown();
+    this.#setPortOffloads();
   }
 
   /** The guest starts with the contract that was announced to it; nothing runs. */
