@@ -31,8 +31,7 @@ linkTest(
       }
       const { hostEnd } = link;
       const port = `tap:${hostEnd.interface},netns=${hostEnd.path},mac=${hostEnd.mac}`;
-      serve = link.spawnAnother(['--device', device, '--port', port]);
-      link.serve = serve;
+      link.serve = link.spawnAnother(['--device', device, '--port', port]);
       await Promise.all([link.serveReady(), link.carrier(true)]);
       await link.guest.says(/device running/, { after });
       await checkTraffic(link, large);
