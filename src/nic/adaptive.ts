@@ -15,6 +15,8 @@
 /** The fastest ring for small packets (`polynic bench tx-sink`), and the one for large flows (`polynic bench tap-tcp`). */
 const FAST = 'sring';
 const SEGMENTING = 'sring_gso';
+/** What may be exchanged for them. A format that seals, or comes from outside, was chosen for other reasons than speed. */
+const EXCHANGEABLE: ReadonlySet<string> = new Set([FAST, SEGMENTING, 'vring_packed']);
 
 export interface AdaptiveLimits {
   /** Looks in a row that must agree. */
@@ -27,7 +29,7 @@ export interface AdaptiveLimits {
   readonly processors: number;
 }
 
-export const ADAPTIVE_LIMITS: AdaptiveLimits = {
+const ADAPTIVE_LIMITS: AdaptiveLimits = {
   looks: 3,
   restMs: 5000,
   declinedMs: 60_000,
@@ -106,7 +108,7 @@ export class Adaptive {
 
     const looks = wanted === this.#due.device ? this.#due.looks + 1 : 1;
     this.#due = { device: wanted, looks };
-    if (wanted === device || looks < this.#limits.looks) return null;
+    if (!EXCHANGEABLE.has(device) || wanted === device || looks < this.#limits.looks) return null;
     if (at - this.#changedAt < this.#limits.restMs) return null;
     if (at < (this.#declined.get(wanted)?.until ?? 0)) return null;
     const traffic = `${(bits / 1e6).toFixed(0)} Mbit/s, ${(rate / 1000).toFixed(0)} kpps, ${size.toFixed(0)} bytes a packet`;

@@ -81,6 +81,16 @@ test('traffic that goes back and forth faster than that does not make it flap', 
   assert.deepEqual(changes, []);
 });
 
+test('a format that seals, or comes from outside, stays', () => {
+  for (const device of ['sring+seal', '/srv/rings/own.js']) {
+    const adaptive = new Adaptive(1);
+    for (let second = 1; second <= 10; second++) {
+      const look = { at: second * 1000, elapsed: 1000, tx: LARGE, rx: IDLE, device, spin: false };
+      assert.equal(adaptive.advise(look), null);
+    }
+  }
+});
+
 test('what the guest declines is left alone, each time twice as long', () => {
   const adaptive = new Adaptive(4);
   const asked: number[] = [];
