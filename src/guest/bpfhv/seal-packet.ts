@@ -19,7 +19,7 @@ const MAX_TAGS = 2;
 const ARP_BYTES = 28;
 /** Ethernet and IPv4, addresses of 6 and 4 bytes: the only ARP there is. */
 const ARP_FIXED = [0, 1, 8, 0, 6, 4, 0];
-export const MAX_HEADER = 60;
+const MAX_HEADER = 60;
 
 export class IpPacket {
   kind: typeof OTHER | typeof ARP | typeof IPV4 | typeof IPV6 = OTHER;

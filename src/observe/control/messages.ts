@@ -69,7 +69,7 @@ export class ControlError extends Error {
   }
 }
 
-export const OPS = ['info', 'stats', 'dump', 'upgrade', 'leave'] as const;
+const OPS = ['info', 'stats', 'dump', 'upgrade', 'leave'] as const;
 export type ControlRequest = { readonly op: (typeof OPS)[number] } & UpgradeWish;
 
 export type ControlAnswer =
@@ -106,7 +106,7 @@ export function errorLine(error: unknown): string {
 }
 
 /** Throws ControlError CONTROL_REQUEST for anything that is no request. */
-export function parseRequest(line: string): ControlRequest {
+function parseRequest(line: string): ControlRequest {
   const bad = (why: string) => new ControlError('CONTROL_REQUEST', `a request is one JSON object: ${why}`);
   let request: unknown;
   try {

@@ -22,7 +22,7 @@ export interface ControlLimits {
   readonly unread: number;
 }
 
-export const CONTROL_LIMITS: ControlLimits = { clients: 16, idleMs: 10_000, unread: 1 << 18 };
+const CONTROL_LIMITS: ControlLimits = { clients: 16, idleMs: 10_000, unread: 1 << 18 };
 
 const NEWLINE = 0x0a;
 
