@@ -61,8 +61,8 @@ vmTest('polynic vm', '11.1', async t => {
     await vm.says(/waiting for connection on.*agent\.sock/);
     const stream = connect(socket);
     agent = new Agent(stream);
-    await cable.appear(vm);
-    await agent.ready;
+    const ready = agent.ready();
+    await Promise.all([cable.appear(vm), ready]);
     const run = async (script: string): Promise<string> => {
       const { code, stdout, stderr } = await agent!.run(script);
       assert.equal(code, 0, `${script}\n${stderr}`);

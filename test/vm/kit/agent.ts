@@ -8,30 +8,30 @@ export interface Outcome {
 }
 
 export class Agent {
-  /** Resolves to the guest's own account of how many seconds it has taken to boot; rejects when the machine ends before. */
-  readonly ready: Promise<number>;
   readonly #socket: Duplex;
   readonly #waiting = new Map<
     number,
     { resolve: (outcome: Outcome) => void; reject: (error: Error) => void }
   >();
-  #whenReady: (seconds: number) => void = () => {};
-  #failed: (error: Error) => void = () => {};
+  readonly #booting = new Set<{ resolve: () => void; reject: (error: Error) => void }>();
   #next = 1;
   #rest = '';
   #end: Error | null = null;
 
   constructor(socket: Duplex) {
     this.#socket = socket;
-    this.ready = new Promise((resolve, reject) => {
-      this.#whenReady = resolve;
-      this.#failed = reject;
-    });
-    this.ready.catch(() => {}); // whoever waits hears of it
     socket.setEncoding('utf8');
     socket.on('data', text => this.#read(text as string));
     socket.on('error', () => {}); // `close` follows
     socket.once('close', () => this.fail(new Error('the virtual machine ended')));
+  }
+
+  /** Resolves when the guest says, the next time, that it is ready; rejects when the machine ends before. */
+  ready(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#end) reject(this.#end);
+      else this.#booting.add({ resolve, reject });
+    });
   }
 
   /** Runs a script with the guest's `sh`. Several run at once. */
@@ -47,9 +47,9 @@ export class Agent {
   /** No answer will come any more. */
   fail(error: Error): void {
     this.#end = error;
-    this.#failed(error);
-    for (const { reject } of this.#waiting.values()) reject(error);
+    for (const { reject } of [...this.#waiting.values(), ...this.#booting]) reject(error);
     this.#waiting.clear();
+    this.#booting.clear();
   }
 
   /** Takes over from another, whose guest has moved here with everything that it was doing. */
@@ -57,7 +57,6 @@ export class Agent {
     this.#next = before.#next;
     for (const [id, waiting] of before.#waiting) this.#waiting.set(id, waiting);
     before.#waiting.clear();
-    this.#whenReady(0);
   }
 
   #read(text: string): void {
@@ -68,7 +67,8 @@ export class Agent {
 
   #take([id, code, stdout = '=', stderr = '=']: string[]): void {
     if (id === 'ready') {
-      this.#whenReady(Number(code));
+      for (const { resolve } of this.#booting) resolve();
+      this.#booting.clear();
       return;
     }
     const waiting = this.#waiting.get(Number(id));

@@ -24,6 +24,8 @@ import type { Vm } from './vm.js';
 export const HOST_IP = '10.9.0.1';
 export const GUEST_IP = '10.9.0.2';
 const INTERFACE = 'hst0';
+/** The same for all cables: a guest that moves from one to another finds what it left. */
+const HOST_MAC = '02:00:00:00:00:01';
 
 /** Megabytes a second, by direction. */
 export interface Rates {
@@ -43,7 +45,7 @@ export class Cable {
 
   /** What `--port` takes: a TAP in this namespace. */
   get port(): string {
-    return `tap:${INTERFACE},netns=/proc/${process.pid}/fd/${this.netns.fd}`;
+    return `tap:${INTERFACE},netns=/proc/${process.pid}/fd/${this.netns.fd},mac=${HOST_MAC}`;
   }
 
   /** Opens a TAP with so many queues, for QEMU to inherit. */

@@ -29,6 +29,7 @@ const MODULES: Readonly<Record<string, readonly string[]>> = {
   veth: ['veth'],
   vfio: ['vfio_pci', 'vfio_iommu_type1'],
   vhost_net: ['vhost_net'],
+  macvtap: ['macvtap'],
 };
 
 const made = new Map<ImageName, string>();

@@ -92,10 +92,12 @@ export class Vm {
   static async start(options: VmOptions): Promise<Vm> {
     const vm = new Vm(options);
     const begun = performance.now();
+    const ready = vm.#agent.ready();
+    ready.catch(() => {}); // whoever waits for it hears of it
     try {
       vm.monitor = await vm.#within(BOOT_MS, 'open its monitor', Qmp.open(vm.#channel(3)));
       if (options.incoming) return vm;
-      await vm.#within(BOOT_MS, 'boot', vm.#agent.ready);
+      await vm.#within(BOOT_MS, 'boot', ready);
       vm.bootMs = performance.now() - begun;
       return vm;
     } catch (error) {
@@ -114,6 +116,15 @@ export class Vm {
   /** The same, whatever its exit code. */
   try(script: string, limitMs = RUN_MS): Promise<Outcome> {
     return this.#within(limitMs, `run: ${script}`, this.#agent.run(script));
+  }
+
+  /** Resets the machine, as its button would, and waits until the guest is there again. */
+  async reset(): Promise<void> {
+    const ready = this.#agent.ready();
+    await this.monitor.execute('set-action', { reboot: 'reset' }); // otherwise that is an end: a kernel that panics is not to go on
+    await this.monitor.execute('system_reset');
+    await this.#within(BOOT_MS, 'boot again', ready);
+    await this.monitor.execute('set-action', { reboot: 'shutdown' });
   }
 
   /** Moves the running guest to a machine that was started with `incoming` and the same devices. Resolves when it runs there; this one has stopped. */
