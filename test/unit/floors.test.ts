@@ -30,6 +30,7 @@ const FLOORS: Readonly<Record<string, number>> = {
 /** Neighbours on one floor that may know each other, in this direction only. */
 const DOORS = new Set([
   'port → ring', // a port takes batches, which are the rings' side of the datapath
+  'control → pci', // a vfio-user server serves a PCI function
   'cli → observe', // the commands of floor 8 start what is there
   'cli → demo',
   'cli → bench',
