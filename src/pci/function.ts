@@ -10,24 +10,6 @@
 import type { OwnedFd } from '../linux/fd.js';
 import type { MemoryRegionSpec } from '../nic/control.js';
 
-/** Regions by number, as VFIO numbers those of a PCI device. */
-export const REGION = {
-  BAR0: 0,
-  BAR1: 1,
-  BAR2: 2,
-  BAR3: 3,
-  BAR4: 4,
-  BAR5: 5,
-  ROM: 6,
-  CONFIG: 7,
-  VGA: 8,
-} as const;
-export const NUM_REGIONS = 9;
-
-/** Kinds of interrupt by number, as VFIO numbers those of a PCI device. */
-export const IRQ = { INTX: 0, MSI: 1, MSIX: 2, ERR: 3, REQ: 4 } as const;
-export const NUM_IRQS = 5;
-
 /** What can be seen of a region from outside. Size 0: the function has no such region. */
 export interface RegionShape {
   /** Bytes. */
@@ -50,9 +32,9 @@ export interface RegionDoorbell {
  * done shows in registers, as each device's rules say. Ownership of fds passes to the function, also on failure.
  */
 export interface PciFunction {
-  /** NUM_REGIONS of them. */
+  /** By number (REGION), NUM_REGIONS of them. */
   readonly regions: readonly RegionShape[];
-  /** How many interrupts there are of each kind, NUM_IRQS of them. */
+  /** How many interrupts there are of each kind (IRQ), NUM_IRQS of them. */
   readonly irqs: readonly number[];
   /** Fills `into` from `offset` of a region. The range lies inside the region: the caller has checked it. */
   read(region: number, offset: number, into: Uint8Array): void | Promise<void>;

@@ -5,7 +5,7 @@
 import type { OwnedFd } from '../../linux/fd.js';
 
 export interface PciAccess {
-  /** Reads `size` bytes, 1, 2 or 4, little-endian, at `offset` of a region (REGION of src/pci/function.ts). Rejects with PciError when the function is gone. */
+  /** Reads `size` bytes, 1, 2 or 4, little-endian, at `offset` of a region (REGION). Rejects with PciError when the function is gone. */
   read(region: number, offset: number, size: 1 | 2 | 4): Promise<number>;
   /** Reads `length` bytes as consecutive 32-bit words. `length` and `offset` are multiples of 4. */
   readWords(region: number, offset: number, length: number): Promise<Uint8Array>;
