@@ -9,7 +9,7 @@
  *        ◄── ready                        a line, after each boot
  *        ◄── ID CODE =STDOUT =STDERR      a line for each script, when it has ended; both in base64
  * ```
- * `load LIST` in such a script loads one of the other lists of modules, each with all that it needs (image.ts).
+ * `alive PID` in such a script says by its exit code whether a process runs; `load LIST` loads one of the other lists of modules, each with all that it needs (image.ts).
  */
 export const PORT_NAME = 'polynic.agent';
 
@@ -32,7 +32,12 @@ while read -r file; do
   [ -d "/sys/module/$name" ] || insmod "$file" || exit 1
 done <"/modules/$1"
 END
-chmod 755 /bin/load
+# Who has ended and whom nobody has waited for yet, as those whose script is over, is not alive.
+cat >/bin/alive <<'END'
+#!/bin/sh
+grep -qs '^State:.[^ZX]' "/proc/$1/status"
+END
+chmod 755 /bin/load /bin/alive
 load boot
 ip link set lo up
 
