@@ -15,7 +15,7 @@ export const REGION_FLAT = 16; // u64 address in this process, for system calls
 export const REGION_WINDOW = 24; // u32 address in the window, 0 = not in the window
 export const REGION_DENIED = 28; // u32 DENY_*: what the device may not do there
 export const REGION_SIZE = 32;
-export const MAX_REGIONS = 512;
+export const MAX_REGIONS = 65536; // a guest behind an IOMMU may name every page by itself
 export const DENY_READ = 1;
 export const DENY_WRITE = 2;
 

@@ -26,6 +26,8 @@ export interface RegionSpec {
   readonly size: bigint;
   readonly mmapOffset: bigint;
   readonly fd: OwnedFd;
+  /** False: nothing may be written there. Default true. */
+  readonly writable?: boolean;
 }
 
 export interface GuestMemoryOptions {
@@ -80,18 +82,18 @@ export class GuestMemory {
     if (specs.length > L.MAX_REGIONS) {
       throw new MemoryError('MEMORY_REGION', `${specs.length} regions, ${L.MAX_REGIONS} at most`);
     }
-    const files = groupByFile(specs);
-    const backings = new Map<string, Backing>();
+    const { files, fileOf } = groupByFile(specs);
+    const backings = new Map<FileSpan, Backing>();
     try {
-      for (const [key, file] of files) backings.set(key, this.#hold(key, file));
-      const regions = specs.map(spec => {
-        const backing = backings.get(fileKey(spec.fd.fd))!;
+      for (const [key, file] of files) backings.set(file, this.#hold(key, file));
+      const regions = specs.map((spec, i) => {
+        const backing = backings.get(fileOf[i]!)!;
         return {
           gpa: spec.guestPhysicalAddress,
           size: spec.size,
           backing,
           offset: Number(spec.mmapOffset) - backing.start,
-          denied: 0,
+          denied: spec.writable === false ? L.DENY_WRITE : 0,
         };
       });
       return new RegionTable(this.#window, this.#arena, join(regions), () => this.#drop(backings.values()));
@@ -127,31 +129,38 @@ export class GuestMemory {
   }
 }
 
+/** The files behind regions, by device and inode, and which is whose. */
+interface Files {
+  readonly files: Map<string, FileSpan>;
+  readonly fileOf: readonly FileSpan[];
+}
+
 /** Checks every region against its file; the span of a file is what all its regions need, in whole pages. */
-function groupByFile(specs: readonly RegionSpec[]): Map<string, FileSpan> {
+function groupByFile(specs: readonly RegionSpec[]): Files {
   const files = new Map<string, FileSpan>();
-  for (const { guestPhysicalAddress: gpa, size, mmapOffset, fd } of specs) {
-    const where = `region at 0x${gpa.toString(16)}, ${size} bytes at ${mmapOffset} of ${fd.name}`;
-    if (size === 0n || gpa + size > U64) throw new MemoryError('MEMORY_REGION', `${where}: empty, or wraps`);
-    const key = fileKey(fd.fd);
-    const facts = files.get(key)?.facts ?? inspectMemory(fd.fd);
+  const known = new Map<OwnedFd, FileSpan>(); // thousands of regions may come with one descriptor
+  const fileOf = specs.map(({ guestPhysicalAddress: gpa, size, mmapOffset, fd }) => {
+    let file = known.get(fd) ?? files.get(fileKey(fd.fd));
+    const facts = file?.facts ?? inspectMemory(fd.fd);
+    const where = () => `region at 0x${gpa.toString(16)}, ${size} bytes at ${mmapOffset} of ${fd.name}`;
+    if (size === 0n || gpa + size > U64)
+      throw new MemoryError('MEMORY_REGION', `${where()}: empty, or wraps`);
     if (mmapOffset + size > BigInt(facts.size)) {
-      throw new MemoryError('MEMORY_REGION', `${where}: reaches beyond the file's ${facts.size} bytes`);
+      throw new MemoryError('MEMORY_REGION', `${where()}: reaches beyond the file's ${facts.size} bytes`);
     }
     // The file's size bounds both, and is a safe integer.
     const start = Math.floor(Number(mmapOffset) / facts.pageSize) * facts.pageSize;
     const end = Math.ceil(Number(mmapOffset + size) / facts.pageSize) * facts.pageSize;
     if (end > facts.size) {
-      throw new MemoryError('MEMORY_REGION', `${where}: the file ends within a page of ${facts.pageSize}`);
+      throw new MemoryError('MEMORY_REGION', `${where()}: the file ends within a page of ${facts.pageSize}`);
     }
-    const file = files.get(key);
-    if (!file) files.set(key, { fd, facts, start, end });
-    else {
-      file.start = Math.min(file.start, start);
-      file.end = Math.max(file.end, end);
-    }
-  }
-  return files;
+    if (!file) files.set(fileKey(fd.fd), (file = { fd, facts, start, end }));
+    file.start = Math.min(file.start, start);
+    file.end = Math.max(file.end, end);
+    known.set(fd, file);
+    return file;
+  });
+  return { files, fileOf };
 }
 
 function fileKey(fd: number): string {
@@ -169,7 +178,10 @@ function join(regions: Region[]): Region[] {
     if (gap < 0n) {
       throw new MemoryError('MEMORY_REGION', `regions overlap at 0x${region.gpa.toString(16)}`);
     }
-    const follows = last?.backing === region.backing && last.offset + Number(last.size) === region.offset;
+    const follows =
+      last?.backing === region.backing &&
+      last.denied === region.denied &&
+      last.offset + Number(last.size) === region.offset;
     if (gap === 0n && follows) joined[joined.length - 1] = { ...last!, size: last!.size + region.size };
     else joined.push(region);
   }
@@ -180,6 +192,7 @@ function join(regions: Region[]): Region[] {
 export class RegionTable {
   readonly #window: Window;
   readonly #arena: Arena;
+  /** By address; none overlaps another. */
   readonly #regions: readonly Region[];
   readonly #release: () => void;
   #address = 0;
@@ -259,13 +272,17 @@ export class RegionTable {
   }
 
   /**
-   * Window address of [gpa, gpa + length), which must lie in one region; it stays valid until as many `unpin` or the last table of
+   * Window address of [gpa, gpa + length), which must lie in one region, a writable one; it stays valid until as many `unpin` or the last table of
    * that memory is closed. Throws MemoryError MEMORY_ADDRESS when it does not, or when the address is no multiple of `alignment`
    * (WASM atomics trap on those); MEMORY_FULL.
    */
   pin(gpa: bigint, length: number, alignment: number): number {
     const region = this.#find(gpa, length);
     if (!region) throw notThere(gpa, length);
+    if ((region.denied & L.DENY_WRITE) !== 0) {
+      const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
+      throw new MemoryError('MEMORY_ADDRESS', `${where} may not be written`);
+    }
     const offset = region.offset + Number(gpa - region.gpa);
     // Backings begin with a page, here as in their file.
     if (offset % alignment !== 0) {
@@ -281,10 +298,17 @@ export class RegionTable {
     region?.backing.unpin(region.offset + Number(gpa - region.gpa), length);
   }
 
+  /** The region that holds [gpa, gpa + length) as a whole. */
   #find(gpa: bigint, length: number): Region | undefined {
-    return this.#regions.find(
-      r => gpa >= r.gpa && gpa - r.gpa < r.size && BigInt(length) <= r.size - (gpa - r.gpa),
-    );
+    let [low, high] = [0, this.#regions.length]; // the last one that starts at or below gpa
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#regions[middle]!.gpa <= gpa) low = middle + 1;
+      else high = middle;
+    }
+    const region = this.#regions[low - 1];
+    if (!region || gpa - region.gpa >= region.size) return undefined;
+    return BigInt(length) <= region.size - (gpa - region.gpa) ? region : undefined;
   }
 
   /** Nobody uses the table any more: unmaps what no other table needs. */
