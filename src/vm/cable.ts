@@ -3,22 +3,21 @@
  *
  * ```
  *   guest                                          namespace on the host
- *   eth0 10.9.0.2  ──  NIC under test  ── TAP ──  hst0 10.9.0.1   servers in this process
+ *   eth0 10.9.0.2  ──  the NIC         ── TAP ──  hst0 10.9.0.1   servers in this process
  * ```
  * The guest needs no more than busybox: it fetches noise, says what it got, and sends it back.
  */
-import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
-import type { OwnedFd } from '../../../src/linux/fd.js';
-import { changeLink } from '../../../src/linux/link.js';
-import { type LinkMonitor, monitorLink } from '../../../src/linux/link-monitor.js';
-import { createNetns } from '../../../src/linux/netns.js';
-import { addAddress } from '../../../src/linux/route.js';
-import { listenTcp } from '../../../src/linux/socket.js';
-import { silenceIpv6 } from '../../../src/linux/sysctl.js';
-import { openTap, type Tap } from '../../../src/linux/tun.js';
-import type { Program } from '../../link/program.js';
+import type { OwnedFd } from '../linux/fd.js';
+import { changeLink } from '../linux/link.js';
+import { type LinkMonitor, monitorLink } from '../linux/link-monitor.js';
+import { createNetns } from '../linux/netns.js';
+import { addAddress } from '../linux/route.js';
+import { listenTcp } from '../linux/socket.js';
+import { silenceIpv6 } from '../linux/sysctl.js';
+import { openTap, type Tap } from '../linux/tun.js';
+import { VmError } from './errors.js';
 import type { Vm } from './vm.js';
 
 export const HOST_IP = '10.9.0.1';
@@ -58,14 +57,14 @@ export class Cable {
   }
 
   /** Waits until a program has made the TAP that `port` names, and connects it. */
-  async appear(program: Program): Promise<void> {
+  async appear(program: { readonly ended: Promise<unknown>; readonly output: string }): Promise<void> {
     let monitor: LinkMonitor | undefined;
     await new Promise<void>((resolve, reject) => {
       monitor = monitorLink(INTERFACE, this.netns, link => {
         if (link) resolve();
       });
       void program.ended.then(() =>
-        reject(new Error(`no ${INTERFACE}: its program ended\n${program.output}`)),
+        reject(new VmError('VM_TRAFFIC', `no ${INTERFACE}: its program ended\n${program.output}`)),
       );
     }).finally(() => monitor?.close());
     this.connect();
@@ -89,7 +88,8 @@ export class Cable {
   /** Has the guest ask and be asked: `count` echoes, all of which must come back. */
   async ping(vm: Vm, count = 5): Promise<string> {
     const said = await vm.run(`ping -c ${count} -i 0.2 -W 20 ${HOST_IP}`);
-    assert.match(said, new RegExp(`${count} packets transmitted, ${count} packets received`), said);
+    const all = new RegExp(`${count} packets transmitted, ${count} packets received`);
+    if (!all.test(said)) throw new VmError('VM_TRAFFIC', said);
     return /round-trip.*/.exec(said)?.[0] ?? '';
   }
 
@@ -108,7 +108,7 @@ export class Cable {
         // nc ends with the connection; its input, a pipe that we hold open ourselves, never does.
         const script = `mkfifo /tmp/never${n}; nc ${HOST_IP} ${server.port} <>/tmp/never${n} >/tmp/noise${n}; rm /tmp/never${n}; md5sum </tmp/noise${n}`;
         const said = await vm.run(script, TRANSFER_MS).finally(server.close);
-        assert.equal(said.split(' ')[0], createHash('md5').update(bytes).digest('hex'), 'what the guest got');
+        expect('what the guest got', said.split(' ')[0], md5(bytes));
       }),
     );
   }
@@ -128,8 +128,8 @@ export class Cable {
         await vm
           .run(`nc ${HOST_IP} ${server.port} </tmp/noise${n}; rm /tmp/noise${n}`, TRANSFER_MS)
           .finally(server.close);
-        assert.equal(length, bytes.length, 'bytes from the guest');
-        assert.equal(got.digest('hex'), createHash('md5').update(bytes).digest('hex'), 'what the host got');
+        expect('bytes from the guest', length, bytes.length);
+        expect('what the host got', got.digest('hex'), md5(bytes));
       }),
     );
   }
@@ -155,6 +155,14 @@ export class Cable {
 }
 
 const TRANSFER_MS = 300_000;
+
+function md5(bytes: Buffer): string {
+  return createHash('md5').update(bytes).digest('hex');
+}
+
+function expect<T>(what: string, is: T, due: T): void {
+  if (is !== due) throw new VmError('VM_TRAFFIC', `${what}: ${is}, and not ${due}`);
+}
 
 async function timed(bytes: number, action: () => Promise<void>): Promise<number> {
   const begun = performance.now();

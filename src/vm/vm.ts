@@ -1,25 +1,24 @@
 /**
- * A real virtual machine under test: stock QEMU, Debian's cloud kernel, software emulation.
+ * A real virtual machine: stock QEMU, Debian's cloud kernel, software emulation.
  *
  * ```
- *   test process                               QEMU (dies with us)                guest
+ *   this process                               QEMU (dies with us)                guest
  *   vm.run(script)  ── fd 4, virtio-serial ──────────────────────────────────►  init runs it with sh
  *   vm.monitor      ── fd 3, QMP ───────────►  device_add, migrate, stop …
  *   vm.console      ◄─ fd 5, serial port ────────────────────────────────────  kernel messages
- *                      NICs: words for QEMU   ─── socket ───►  the backend under test
+ *                      NICs: words for QEMU   ─── socket ───►  the NIC's backend
  * ```
  * The three channels are socket pairs: no file is left behind, whatever happens.
  */
-import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Duplex } from 'node:stream';
-import { machineArgs, nicArgs, quoted, type VmNic } from '../../../src/vm/command-line.js';
-import { cachedKernel, type Qemu } from '../../../src/vm/qemu.js';
-import { Qmp } from '../../../src/vm/qmp.js';
 import { Agent, type Outcome } from './agent.js';
+import { machineArgs, nicArgs, quoted, type VmNic } from './command-line.js';
+import { VmError } from './errors.js';
 import { PORT_NAME } from './guest-init.js';
 import { type ImageName, imagePath } from './image.js';
-import { type QemuName, qemuNamed } from './needs.js';
+import { cachedKernel, type Qemu, type QemuName, qemuNamed } from './qemu.js';
+import { Qmp } from './qmp.js';
 
 /** Two seconds on an idle machine. */
 const BOOT_MS = 180_000;
@@ -65,7 +64,7 @@ export class Vm {
     this.qemu = qemuNamed(options.qemu);
     const words = commandLine(this.qemu, options);
     this.commandLine = quoted(words);
-    // Killed or not, a test leaves no QEMU behind.
+    // Killed or not, we leave no QEMU behind.
     this.#child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', ...words], {
       stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe', ...(options.fds ?? [])],
     });
@@ -109,8 +108,8 @@ export class Vm {
   /** Runs a shell script in the guest. Returns what it printed; rejects when it fails, with what it said. */
   async run(script: string, limitMs = RUN_MS): Promise<string> {
     const { code, stdout, stderr } = await this.try(script, limitMs);
-    assert.equal(code, 0, `in the guest: ${script}\n${stdout}${stderr}\n${this.#tail()}`);
-    return stdout;
+    if (code === 0) return stdout;
+    throw new VmError('VM_GUEST', `in the guest: ${script}\n${stdout}${stderr}\n${this.#tail()}`);
   }
 
   /** The same, whatever its exit code. */
@@ -143,7 +142,8 @@ export class Vm {
     await target.monitor.execute('migrate-incoming', { uri: `unix:${socket}` });
     await this.monitor.execute('migrate', { uri: `unix:${socket}` });
     const { data } = await this.#within(limitMs, 'migrate', ended);
-    assert.equal(data.status, 'completed', `${this.#tail()}\n${target.#tail()}`);
+    if (data.status !== 'completed')
+      throw new VmError('VM_ENDED', `the migration has ${data.status}\n${this.#tail()}\n${target.#tail()}`);
     await target.#within(limitMs, 'go on after a migration', resumed);
     target.#agent.succeed(this.#agent);
   }
@@ -174,7 +174,7 @@ export class Vm {
   }
 
   #error(what: string): Error {
-    return new Error(`${what}\n${this.commandLine}\n${this.console}`);
+    return new VmError('VM_ENDED', `${what}\n${this.commandLine}\n${this.console}`);
   }
 
   /** The end of the console. */

@@ -1,6 +1,7 @@
 /** Modules of the guest's kernel, each with those that it needs. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { VmError } from './errors.js';
 
 /** The modules in a folder, by name. */
 export class KernelModules {
@@ -18,7 +19,7 @@ export class KernelModules {
     const loaded = new Set<string>();
     const visit = (name: string): void => {
       const path = this.#paths.get(name);
-      if (path === undefined) throw new Error(`the guest's kernel has no module ${name}`);
+      if (path === undefined) throw new VmError('VM_IMAGE', `the guest's kernel has no module ${name}`);
       if (loaded.has(path)) return;
       for (const needed of dependencies(readFileSync(path))) visit(needed);
       loaded.add(path);

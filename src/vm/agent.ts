@@ -1,5 +1,6 @@
 /** The host's side of the conversation with a guest's init (guest-init.ts): runs shell scripts in the guest. */
 import type { Duplex } from 'node:stream';
+import { VmError } from './errors.js';
 
 export interface Outcome {
   readonly code: number;
@@ -23,7 +24,7 @@ export class Agent {
     socket.setEncoding('utf8');
     socket.on('data', text => this.#read(text as string));
     socket.on('error', () => {}); // `close` follows
-    socket.once('close', () => this.fail(new Error('the virtual machine ended')));
+    socket.once('close', () => this.fail(new VmError('VM_ENDED', 'the virtual machine ended')));
   }
 
   /** Resolves when the guest says, the next time, that it is ready; rejects when the machine ends before. */

@@ -12,15 +12,16 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSyn
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { cachedKernel } from '../../../src/vm/qemu.js';
 import { type Entry, writeCpio } from './cpio.js';
+import { VmError } from './errors.js';
 import { INIT } from './guest-init.js';
 import { KernelModules } from './kernel-modules.js';
+import { cachedKernel } from './qemu.js';
 
 export type ImageName = 'tiny' | 'node';
 
 export const BUSYBOX = '/bin/busybox';
-const ROOT = fileURLToPath(new URL('../../../..', import.meta.url));
+const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 
 /** Modules by the list that names them in the guest: init loads `boot`, scripts may `load` the others. */
 const MODULES: Readonly<Record<string, readonly string[]>> = {
@@ -98,7 +99,7 @@ function packages(name: string, folder: string, seen = new Set<string>()): Set<s
     const found = [join(folder, 'node_modules', needed), join(ROOT, 'node_modules', needed)].find(existsSync);
     if (found === undefined) {
       if (needed in optionalDependencies) continue; // for another kind of machine
-      throw new Error(`${name} needs ${needed}, which is not installed`);
+      throw new VmError('VM_IMAGE', `${name} needs ${needed}, which is not installed`);
     }
     if (seen.has(found)) continue;
     seen.add(found);
