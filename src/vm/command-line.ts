@@ -19,18 +19,23 @@ export interface Machine {
   readonly initrd?: string;
   /** The kernel's command line. */
   readonly append?: string;
+  /** An IOMMU, with which the guest can give devices to its own programs; its kernel needs `intel_iommu=on`. */
+  readonly iommu?: boolean;
 }
 
 /** Memory that can be shared, processor, kernel. */
-export function machineArgs({ memoryMb, cpus, accelerator, kernel, initrd, append }: Machine): string[] {
+export function machineArgs(machine: Machine): string[] {
+  const { memoryMb, cpus, accelerator, kernel, initrd, append, iommu = false } = machine;
   return [
-    ...['-machine', 'q35,memory-backend=ram'],
+    ...['-machine', `q35,memory-backend=ram${iommu ? ',kernel-irqchip=split' : ''}`],
     ...['-object', `memory-backend-memfd,id=ram,size=${memoryMb}M,share=on`],
     ...['-m', `${memoryMb}M`, '-smp', String(cpus)],
     ...['-accel', accelerator, '-cpu', accelerator === 'kvm' ? 'host' : 'max'],
     ...(kernel ? ['-kernel', kernel] : []),
     ...(initrd ? ['-initrd', initrd] : []),
     ...(append ? ['-append', append] : []),
+    // Before all devices that are to be behind it.
+    ...(iommu ? ['-device', 'intel-iommu,intremap=on,caching-mode=on'] : []),
   ];
 }
 

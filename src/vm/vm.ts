@@ -39,6 +39,8 @@ export interface VmOptions {
   readonly args?: readonly string[];
   /** Added to the kernel's command line. */
   readonly append?: string;
+  /** An IOMMU, so that programs in the guest can have devices of their own (VFIO). */
+  readonly iommu?: boolean;
   /** Wait for the state of another machine instead of booting: see `migrateTo`. */
   readonly incoming?: boolean;
 }
@@ -184,14 +186,21 @@ export class Vm {
 }
 
 function commandLine(qemu: Qemu, options: VmOptions): string[] {
-  const { image = 'tiny', cpus = 1, nics = [] } = options;
+  const { image = 'tiny', cpus = 1, nics = [], iommu = false } = options;
   const machine = machineArgs({
     memoryMb: options.memoryMb ?? (image === 'node' ? 1024 : 256),
     cpus,
     accelerator: 'tcg',
     kernel: cachedKernel()!.image,
     initrd: imagePath(image),
-    append: `console=ttyS0 quiet panic=-1 mitigations=off ${options.append ?? ''}`.trim(),
+    append: [
+      'console=ttyS0 quiet panic=-1 mitigations=off',
+      ...(iommu ? ['intel_iommu=on'] : []),
+      options.append ?? '',
+    ]
+      .join(' ')
+      .trim(),
+    iommu,
   });
   return [
     ...[qemu.path, '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', ...machine],
