@@ -11,6 +11,8 @@ import { measureRingCalls } from './ring-calls.js';
 import { measureRing } from './rings.js';
 import { measureSealing, SEAL_LENGTHS } from './seal.js';
 import { measureUpgrades } from './upgrades.js';
+import { measureVhostUser, type VirtioFormat } from './vhost-user.js';
+import { measureVmTcp, WAYS, type Way } from './vm-tcp.js';
 
 /** Cases that are measured together. */
 export interface Group {
@@ -22,7 +24,10 @@ export interface Group {
 
 const DIRECTIONS: readonly Direction[] = ['tx', 'rx'];
 const LENGTHS = [60, 1514];
-const FORMATS = [...deviceTypeNames, 'split', 'packed'];
+const VIRTIO: readonly VirtioFormat[] = ['split', 'packed'];
+const FORMATS = [...deviceTypeNames, ...VIRTIO];
+/** As DPDK has them. */
+const VHOST_LENGTHS = [64, 1514];
 
 /** The groups of which some case is wanted: each with the names that begin like `wanted`, or that `wanted` goes on from. */
 export function groupsOf(wanted: string): Group[] {
@@ -52,6 +57,15 @@ const GROUPS: readonly Group[] = [
     run: names => measureLinks(seconds(names)),
   },
   { names: ['upgrade'], run: () => measureUpgrades() },
+  ...VIRTIO.flatMap(besideDpdk),
+  ...VIRTIO.map(format => ({
+    names: WAYS.map(way => `vm-tcp/${format}/${way}`),
+    run: (names: readonly string[]) =>
+      measureVmTcp(
+        format,
+        names.map(name => name.split('/')[2] as Way),
+      ),
+  })),
 ];
 
 /** The second words of paths, each once. */
@@ -78,6 +92,15 @@ function twoProcesses(device: string): Group[] {
     DIRECTIONS.map(direction => ({
       names: [`${direction === 'tx' ? 'tx-sink' : 'source-rx'}/${device}/${length}`],
       run: async () => [await measureRing(device, direction, length)],
+    })),
+  );
+}
+
+function besideDpdk(format: VirtioFormat): Group[] {
+  return VHOST_LENGTHS.flatMap(length =>
+    DIRECTIONS.map(direction => ({
+      names: [`vhost-user/${format}/${length}/${direction}`],
+      run: () => measureVhostUser(format, length, direction),
     })),
   );
 }

@@ -3,7 +3,8 @@
  *
  * ```
  *   tiny   busybox, an init script, virtio and network modules: 6 MiB, for a guest of 256 MiB
- *   node   the same, and this Node.js with its libraries, and polynic at /polynic: for a guest of 1 GiB
+ *   iperf3 the same, and iperf3
+ *   node   the first, and this Node.js with its libraries, and polynic at /polynic: for a guest of 1 GiB
  * ```
  * Each is made once per process, on demand, and goes with the process.
  */
@@ -18,9 +19,10 @@ import { INIT } from './guest-init.js';
 import { KernelModules } from './kernel-modules.js';
 import { cachedKernel } from './qemu.js';
 
-export type ImageName = 'tiny' | 'node';
+export type ImageName = 'tiny' | 'iperf3' | 'node';
 
 export const BUSYBOX = '/bin/busybox';
+export const IPERF3 = '/usr/bin/iperf3';
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 
 /** Modules by the list that names them in the guest: init loads `boot`, scripts may `load` the others. */
@@ -33,6 +35,13 @@ const MODULES: Readonly<Record<string, readonly string[]>> = {
   macvtap: ['macvtap'],
 };
 
+/** What each has besides. */
+const MORE: Readonly<Record<ImageName, () => Iterable<[string, Entry]>>> = {
+  tiny: () => [],
+  iperf3: () => program('/bin/iperf3', IPERF3),
+  node: nodeTree,
+};
+
 const made = new Map<ImageName, string>();
 
 /** The path of an image; it is made when there is none yet. */
@@ -42,7 +51,7 @@ export function imagePath(name: ImageName): string {
   const folder = mkdtempSync(join(tmpdir(), 'polynic-image-'));
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   const image = join(folder, `${name}.cpio`);
-  writeCpio(image, new Map([...tinyTree(), ...(name === 'node' ? nodeTree() : [])]));
+  writeCpio(image, new Map([...tinyTree(), ...MORE[name]()]));
   made.set(name, image);
   return image;
 }
