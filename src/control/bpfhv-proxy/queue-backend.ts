@@ -3,10 +3,11 @@ import type { EventFd } from '../../linux/eventfd.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import type { Direction, NicParameters } from '../../nic/control.js';
 import type { Preview, RegisterBackend } from '../../pci/bpfhv/backend.js';
-import { askOffer, type Offer, type OfferSource } from '../../pci/bpfhv/offer.js';
+import { type Offer, readPrograms } from '../../pci/bpfhv/offer.js';
 import { ProxyError } from './errors.js';
 import type { ProxyFrontend } from './frontend.js';
 
+/** What a backend is asked for, and lent. Queues in order, receive queues first. */
 export interface Lent {
   readonly parameters: NicParameters;
   readonly kicks: readonly EventFd[];
@@ -17,19 +18,12 @@ export interface Lent {
 export class ProxyQueueBackend implements RegisterBackend {
   readonly #frontend: ProxyFrontend;
   readonly #lent: Lent;
-  readonly #source: OfferSource;
   /** It told of a next contract while it ran: it is one that can be sent requests ahead. */
   #readsOn = false;
 
   constructor(frontend: ProxyFrontend, lent: Lent) {
     this.#frontend = frontend;
     this.#lent = lent;
-    this.#source = {
-      features: () => frontend.getFeatures(),
-      setFeatures: accepted => frontend.setFeatures(accepted),
-      setParameters: parameters => frontend.setParameters(parameters),
-      programs: () => frontend.getPrograms(),
-    };
   }
 
   get open(): boolean {
@@ -43,7 +37,7 @@ export class ProxyQueueBackend implements RegisterBackend {
   /** `later`: it refuses to tell while it runs. */
   async preview(): Promise<Preview> {
     try {
-      const offer = await askOffer(this.#source, this.#lent.parameters, { accept: false });
+      const offer = await this.#ask({ accept: false });
       this.#readsOn = true;
       return offer;
     } catch (error) {
@@ -54,8 +48,8 @@ export class ProxyQueueBackend implements RegisterBackend {
 
   /** It makes all queues anew for that, so it is lent the eventfds again. */
   async offer(): Promise<Offer> {
-    const { parameters, kicks, irqs, upgrade } = this.#lent;
-    const offer = await askOffer(this.#source, parameters, { accept: true });
+    const { kicks, irqs, upgrade } = this.#lent;
+    const offer = await this.#ask({ accept: true });
     for (const [queue, kick] of kicks.entries()) {
       await this.#frontend.setQueueKick(queue, kick.owner);
       await this.#frontend.setQueueIrq(queue, irqs[queue]!.owner);
@@ -82,5 +76,17 @@ export class ProxyQueueBackend implements RegisterBackend {
 
   decline(): Promise<void> {
     return this.#frontend.setUpgrade(this.#lent.upgrade);
+  }
+
+  /**
+   * Asks for all of it, in the order in which existing hypervisors do. `accept` tells the backend that no feature is accepted yet, which it
+   * refuses while it runs. Throws ProxyError, and EbpfError for an object that is none.
+   */
+  async #ask({ accept }: { accept: boolean }): Promise<Offer> {
+    const { parameters } = this.#lent;
+    const features = await this.#frontend.getFeatures();
+    if (accept) await this.#frontend.setFeatures(0n);
+    const sizes = await this.#frontend.setParameters(parameters);
+    return { parameters, features, ...sizes, programs: readPrograms(await this.#frontend.getPrograms()) };
   }
 }

@@ -1,4 +1,4 @@
-/** What a device offers a guest: queues, features, sizes of contexts, and programs; asked for, and read with care. */
+/** What a device offers a guest: queues, features, sizes of contexts, and programs, which are read with care. */
 import { fstatSync, readSync } from 'node:fs';
 import { type ElfObject, loadObject } from '../../ebpf/elf.js';
 import { EbpfError } from '../../ebpf/errors.js';
@@ -18,35 +18,8 @@ export interface Offer {
   readonly programs: ElfObject['programs'];
 }
 
-type Awaitable<T> = T | Promise<T>;
-
-/** Whom it is asked of. */
-export interface OfferSource {
-  features(): Awaitable<bigint>;
-  setFeatures(accepted: bigint): Awaitable<void>;
-  setParameters(parameters: NicParameters): Awaitable<{ rxContextSize: number; txContextSize: number }>;
-  /** The ELF object; whoever has asked closes it. */
-  programs(): Awaitable<OwnedFd>;
-}
-
-/**
- * Asks for all of it, in the order in which existing hypervisors do. `accept` tells the source that no feature is accepted yet, which it
- * refuses while it runs. Throws what the source throws, and EbpfError for an object that is none.
- */
-export async function askOffer(
-  source: OfferSource,
-  parameters: NicParameters,
-  { accept }: { accept: boolean },
-): Promise<Offer> {
-  const features = await source.features();
-  if (accept) await source.setFeatures(0n);
-  const sizes = await source.setParameters(parameters);
-  const programs = readObject(await source.programs());
-  return { parameters, features, ...sizes, programs };
-}
-
-/** Reads the object file, and closes it. Throws EbpfError: EBPF_ELF_LIMIT for a file that is too long. */
-function readObject(fd: OwnedFd): ElfObject['programs'] {
+/** Reads the object file with the programs, and closes it. Throws EbpfError: EBPF_ELF_LIMIT for a file that is too long. */
+export function readPrograms(fd: OwnedFd): ElfObject['programs'] {
   try {
     const { size } = fstatSync(fd.fd);
     if (size > MAX_OBJECT)
