@@ -27,7 +27,8 @@ export interface NextMemory {
   readonly regions: readonly MemoryRegionSpec[];
   /** The same in the order of the front end's addresses. */
   readonly sorted: readonly MemoryRegionSpec[];
-  readonly table: RegionTable;
+  /** Null: there are no regions. */
+  readonly table: RegionTable | null;
 }
 
 export interface VhostMemoryOptions extends GuestMemoryOptions {
@@ -62,7 +63,7 @@ export class VhostMemory {
       throw new MemoryError('MEMORY_REGION', `${regions.length} regions, ${this.slots} at most`);
     }
     const sorted = inOrder(regions);
-    return { regions, sorted, table: this.#memory.build(regions) };
+    return { regions, sorted, table: regions.length === 0 ? null : this.#memory.build(regions) };
   }
 
   /** This memory and a region more; null when it is there already. */
