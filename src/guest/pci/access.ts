@@ -14,6 +14,8 @@ export interface PciAccess {
   regionSize(region: number): number;
   /** Has signals of this eventfd write `value`, `size` bytes of it, to `offset` of a region, without a way through this thread where that is possible. The fd stays the caller's. */
   wire(region: number, offset: number, value: number, size: 1 | 2 | 4, eventfd: OwnedFd): Promise<void>;
+  /** The device's own eventfd for a doorbell there, which is the access's; null: it has none, `wire` one. */
+  doorbell?(region: number, offset: number): OwnedFd | null;
   /** MSI-X vectors that there are. */
   readonly vectors: number;
   /** Connects MSI-X vectors, from the first one on, to these eventfds, which stay the caller's, and enables MSI-X. */
