@@ -27,6 +27,9 @@ const c = {
 
   open: lib.func('int open(const char *path, int flags, unsigned int mode)'),
   close: lib.func('int close(int fd)'),
+  dup3: lib.func('int dup3(int from, int to, int flags)'),
+  pread: lib.func('intptr_t pread(int fd, void *bytes, size_t length, int64_t offset)'),
+  pwrite: lib.func('intptr_t pwrite(int fd, void *bytes, size_t length, int64_t offset)'),
   fcntl: lib.func('int fcntl(int fd, int command, intptr_t argument)'),
   ioctl: lib.func('int ioctl(int fd, unsigned long request, void *argument)'),
   ioctlValue: lib.func('ioctl', 'int', ['int', 'unsigned long', 'uintptr_t']),
@@ -108,6 +111,11 @@ export function recv(fd: number, bytes: Pointer, length: number, flags: number):
 
 export const open = (path: string, flags: number, mode = 0): number => result(c.open(path, flags, mode));
 export const close = (fd: number): number => result(c.close(fd));
+export const dup3 = (from: number, to: number, flags: number): number => result(c.dup3(from, to, flags));
+export const pread = (fd: number, bytes: Pointer, length: number, offset: number): number =>
+  result(c.pread(fd, bytes, length, offset));
+export const pwrite = (fd: number, bytes: Pointer, length: number, offset: number): number =>
+  result(c.pwrite(fd, bytes, length, offset));
 export const fcntl = (fd: number, command: number, argument = 0): number =>
   result(c.fcntl(fd, command, argument));
 /** An ioctl whose argument points to a struct. */

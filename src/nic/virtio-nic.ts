@@ -4,6 +4,7 @@
  * changed while it runs.
  */
 import type { OwnedFd } from '../linux/fd.js';
+import type { RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { queueSettings, VIRTIO_FEATURE, VIRTQ_FEATURES } from '../ring/virtio/features.js';
@@ -41,11 +42,12 @@ export interface VirtioNicOptions extends WorkersOptions {
   /** Offloads to offer, virtio feature bits; default: all that there are. */
   readonly offloads?: bigint;
   readonly requireSealed?: boolean;
+  /** Regions that the memory may consist of; default: what vhost-user has room for. */
+  readonly memorySlots?: number;
 }
 
 export class VirtioNic implements VhostControl {
   readonly queuePairs: number;
-  readonly memorySlots = MEMORY_SLOTS;
   readonly #options: VirtioNicOptions;
   readonly #host: VirtioHost;
   readonly #workers: Workers;
@@ -58,7 +60,8 @@ export class VirtioNic implements VhostControl {
   onFailure: (error: Error) => void = () => {};
 
   private constructor(options: VirtioNicOptions, workers: Workers, queuePairs: number) {
-    const { window, arena, limits, offloads = VIRTQ_FEATURES, requireSealed = false } = options;
+    const { window, arena, limits, offloads = VIRTQ_FEATURES } = options;
+    const { requireSealed = false, memorySlots: slots = MEMORY_SLOTS } = options;
     const datapath = loadDatapath(window);
     const say = (level: 'info' | 'warn', message: string) => options.log?.(level, message);
     this.queuePairs = queuePairs;
@@ -66,7 +69,7 @@ export class VirtioNic implements VhostControl {
     this.#host = { window, arena, calls: datapath.calls, ring: virtqRing(datapath) };
     this.#workers = workers;
     this.#stage = new Stage(
-      new VhostMemory(window, arena, { requireSealed, note: text => say('warn', text) }),
+      new VhostMemory(window, arena, { slots, requireSealed, note: text => say('warn', text) }),
     );
     this.#rings = new VirtioRings({ host: this.#host, workers, stage: this.#stage, queuePairs, say });
     this.#offered = offer(offloads, queuePairs);
@@ -88,6 +91,20 @@ export class VirtioNic implements VhostControl {
 
   get port(): PortHandle {
     return this.#workers.port;
+  }
+
+  get memorySlots(): number {
+    return this.#stage.memory.slots;
+  }
+
+  /** The guest's memory as it is now, for whoever looks into it and is done before anybody else has a turn; null: there is none. */
+  get memory(): RegionTable | null {
+    return this.#stage.memory.table;
+  }
+
+  /** The guest has broken the rules of some ring, which stands still. */
+  get faulty(): boolean {
+    return this.#rings.all.some(({ placed, virtq }) => placed && virtq.fault !== 0);
   }
 
   get spin(): boolean {
