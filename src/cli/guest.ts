@@ -1,9 +1,7 @@
 /** `polynic guest`: the guest's side of a NIC in a process of its own, with the operating system's network device as its other end. */
-import { randomBytes } from 'node:crypto';
 import { Command, Option } from '@commander-js/extra-typings';
 import type { Blackout } from '../guest/bpfhv/commands.js';
 import { readKeyFile } from '../guest/bpfhv/seal-key.js';
-import { parseMac } from '../linux/ip-address.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/limits.js';
 import { ControlError, type ControlInfo, type Controlled } from '../observe/control/messages.js';
 import { openPort, portUsage } from '../port/registry.js';
@@ -28,6 +26,7 @@ import {
   writePidfile,
 } from './host.js';
 import { createLog } from './log.js';
+import { macAddress, randomMac } from './mac.js';
 import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
@@ -60,7 +59,7 @@ export function guestCommand() {
     .option('--packed', 'virtio: packed rings, where the backend has them')
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--key-file <file>', 'seal all packets with the key in this file, open to nobody else')
-    .option('--mac <address>', "the NIC's address (default: a random one)")
+    .option('--mac <address>', "the NIC's address (default: a random one)", macAddress)
     .option('--spin', 'never sleep: lowest latency, one core always busy')
     .option(
       '--stats [seconds]',
@@ -76,7 +75,7 @@ export function guestCommand() {
       cleaningUp(async later => {
         const { start, path } = protocolOf(options);
         const log = createLog(options.name ?? 'guest', options.verbose ?? false);
-        const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
+        const mac = options.mac ?? randomMac();
         const key = options.keyFile === undefined ? undefined : readKeyFile(options.keyFile);
         const stop = untilStopped();
         const host = createHost();
@@ -194,11 +193,4 @@ function protocolOf(options: ProtocolOptions): {
 function onlyOnce(work: () => Promise<void>): () => Promise<void> {
   let done: Promise<void> | null = null;
   return () => (done ??= work());
-}
-
-/** A locally administered unicast address. */
-function randomMac(): Uint8Array {
-  const mac = randomBytes(6);
-  mac[0] = (mac[0]! & 0xfc) | 2;
-  return mac;
 }

@@ -23,6 +23,7 @@ export async function upgradeNic(
     nic.upgrade({
       ...(device && { device }),
       ...(features !== undefined && { features }),
+      ...(wish.bufs !== undefined && { bufs: wish.bufs }),
       ...(wish.spin !== undefined && { spin: wish.spin }),
       ...(next && { port: next }),
       ...(hangUp && { hangUp: () => void hangUp() }),

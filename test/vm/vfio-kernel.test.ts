@@ -9,8 +9,8 @@
  * ```
  */
 import assert from 'node:assert/strict';
+import { Vm } from '../../src/vm/vm.js';
 import { vmTest } from './kit/needs.js';
-import { Vm } from './kit/vm.js';
 
 const QEMU = '11.1';
 const SCRIPTS = '/polynic/dist/test/vm/in-guest';
