@@ -83,7 +83,10 @@ export const START: Readonly<Record<NicKind, Start>> = {
       converse: (channel, conversation) => serveBackend(channel, nic, conversation),
       upgrade: async (wish, hangUp) => {
         if (wish.bufs !== undefined)
-          throw new NicError('NIC_UPGRADE_FIXED', "how many descriptors there are is the hypervisor's to say");
+          throw new NicError(
+            'NIC_UPGRADE_FIXED',
+            "how many descriptors there are is the hypervisor's to say",
+          );
         return upgradeNic(nic, options.port, wish, hangUp);
       },
     });

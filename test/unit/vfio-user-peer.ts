@@ -19,7 +19,6 @@ import {
 } from '../../src/control/vfio-user/index.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import type { OwnedFd } from '../../src/linux/fd.js';
-import { eventually } from '../../src/linux/testing.js';
 import { socketPair, type UnixSocket } from '../../src/linux/unix-socket.js';
 import { IRQ, NUM_IRQS, NUM_REGIONS, REGION } from '../../src/linux/vfio-numbers.js';
 import { type MemoryRegionSpec, NicError } from '../../src/nic/control.js';
@@ -142,10 +141,10 @@ export interface Answer {
   readonly fds: readonly OwnedFd[];
 }
 
-/** QEMU 11.1's, 198 bytes with its NUL and the version. */
+/** What QEMU 11.1 says first; with the version 198 bytes of payload. */
 export const QEMU_VERSION = hello(
-  '{"capabilities":{"migration":{"pgsize":4096,"max_bitmap_size":268435456},"max_msg_fds":16,' +
-    '"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":true}}',
+  '{"capabilities": {"pgsizes": 4096, "max_msg_fds": 16, "max_dma_maps": 65535, "max_data_xfer_size": 1048576, ' +
+    '"migration": {"max_bitmap_size": 268435456, "pgsize": 4096}, "write_multiple": true}}',
 );
 
 /** A VERSION of 0.0 with that text, and a NUL. */
@@ -247,11 +246,28 @@ export class Peer {
     return this.ended;
   }
 
+  /** Resolves when there is something to receive, or the end. */
+  readable(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => settle(() => reject(new Error('the server says nothing'))), 20_000);
+      const settle = (done: () => void): void => {
+        clearTimeout(timer);
+        this.socket.onReadable(null);
+        done();
+      };
+      this.socket.onReadable(() => settle(resolve));
+    });
+  }
+
   async #receive(length: number): Promise<[Uint8Array<ArrayBuffer>, OwnedFd[]]> {
     const bytes = new Uint8Array(length);
     const fds: OwnedFd[] = [];
     for (let filled = 0; filled < length; ) {
-      const got = await eventually(() => this.socket.receive(bytes.subarray(filled)));
+      const got = this.socket.receive(bytes.subarray(filled));
+      if (got === null) {
+        await this.readable();
+        continue;
+      }
       fds.push(...got.fds);
       assert.notEqual(got.bytes, 0, 'the server has closed');
       filled += got.bytes;

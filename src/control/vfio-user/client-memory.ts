@@ -1,10 +1,14 @@
-/**
- * The client's memory by messages: for what a device must reach and can't map. One piece of at most max_data_xfer_size bytes at a time.
- */
+/** The client's memory by messages: for what a device must reach and can't map. */
 import { VfioUserError } from './errors.js';
 import { type CommandName, type CommandValues, encodeCommand, type Reply } from './messages.js';
 import type { PendingCommands } from './pending.js';
 import type { VfioUserStream } from './stream.js';
+
+/**
+ * QEMU does not finish a reply of which the kernel takes only the beginning, so longer ones than this are not asked for; and it aborts when one of several
+ * does not go at once, so no second one is asked for before the first has come. Bytes.
+ */
+const MAX_PIECE = 65536;
 
 /**
  * Throws VfioUserError: `VFIO_REFUSED` (nothing is mapped there), `VFIO_TIMEOUT`, `VFIO_CLOSED`, others for answers that make no sense.
@@ -19,18 +23,19 @@ export interface ClientMemory {
 export class MessageMemory implements ClientMemory {
   readonly #pending: PendingCommands;
   readonly #stream: VfioUserStream;
-  readonly #maxTransfer: number;
+  readonly #piece: number;
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(stream: VfioUserStream, pending: PendingCommands, maxTransfer: number) {
     this.#stream = stream;
     this.#pending = pending;
-    this.#maxTransfer = maxTransfer;
+    this.#piece = Math.min(maxTransfer, MAX_PIECE);
   }
 
   async read(address: bigint, length: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(length);
     for (let at = 0; at < length; ) {
-      const [from, count] = [address + BigInt(at), Math.min(length - at, this.#maxTransfer)];
+      const [from, count] = [address + BigInt(at), Math.min(length - at, this.#piece)];
       const { values, tail } = await this.#ask('DMA_READ', { address: from, count: BigInt(count) });
       if (values?.address !== from || values.count !== BigInt(count) || tail.length !== count) {
         throw new VfioUserError(
@@ -46,7 +51,7 @@ export class MessageMemory implements ClientMemory {
 
   async write(address: bigint, bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; ) {
-      const piece = bytes.subarray(at, at + this.#maxTransfer);
+      const piece = bytes.subarray(at, at + this.#piece);
       const to = address + BigInt(at);
       const count = BigInt(piece.length);
       const { values, tail } = await this.#ask('DMA_WRITE', { address: to, count }, piece);
@@ -59,8 +64,12 @@ export class MessageMemory implements ClientMemory {
 
   async #ask<N extends CommandName>(name: N, values: CommandValues<N>, tail?: Uint8Array): Promise<Reply<N>> {
     const command = encodeCommand(name, values, tail);
-    await this.#stream.sent();
-    return this.#pending.ask(name, command, bytes => this.#stream.send(bytes));
+    const reply = this.#turn.then(async () => {
+      await this.#stream.sent();
+      return this.#pending.ask(name, command, bytes => this.#stream.send(bytes));
+    });
+    this.#turn = reply.catch(() => {}); // the next in line has its own success
+    return reply;
   }
 }
 

@@ -132,9 +132,9 @@ class Server {
     } finally {
       signal?.removeEventListener('abort', abort);
       this.#stream.close();
+      this.#inbox.close();
     }
     await reading;
-    this.#inbox.close();
     await this.#end();
     return { requests: this.#requests, refused: this.#refused, error: this.#error };
   }

@@ -101,6 +101,7 @@ export class BpfhvPci implements BpfhvTransport {
   /** A function that the driver has not taken up yet: as if its contract were announced. */
   #fresh = false;
   #looking = false;
+  #closed = false;
   #generation = 0;
 
   constructor({ ram, queues, lookMs = LOOK_MS }: BpfhvPciOptions) {
@@ -203,6 +204,8 @@ export class BpfhvPci implements BpfhvTransport {
 
   /** The function reaches our memory no more, if it is there. */
   async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
     clearInterval(this.#timer);
     this.#watch.close();
     const { iova, size } = this.#memory;
@@ -226,7 +229,7 @@ export class BpfhvPci implements BpfhvTransport {
   }
 
   #interrupted(): void {
-    if (this.#upgrade.drain() === 0) return;
+    if (this.#closed || this.#upgrade.drain() === 0) return;
     this.#generation++;
     this.onChange();
   }
