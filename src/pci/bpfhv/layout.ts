@@ -30,9 +30,9 @@ const CAPABILITY_VERSION = 1;
 /** Flags of our capability. PREVIEWS: while STATUS.UPGRADE is set, registers and program window show the next contract, also while the present one runs. */
 export const CAPABILITY_FLAG = { PREVIEWS: 1 } as const;
 
-/** +3 version, +4 signature, +8 flags u32. */
+/** +3 signature, +7 version, +8 flags. */
 function ownCapability(flags: number): Capability {
-  return vendorCapability(Uint8Array.of(CAPABILITY_VERSION, ...SIGNATURE, flags, 0, 0, 0));
+  return vendorCapability(Uint8Array.of(...SIGNATURE, CAPABILITY_VERSION, flags));
 }
 
 /** Bytes of BAR 1: a power of two. */
