@@ -81,6 +81,7 @@ export class Backend {
         workers: options.workers,
         sleepMicroseconds: options.sleepUs,
         requireSealed: options.requireSealed ?? false,
+        packed: !options.split,
         pci: { mac: options.mac, doorbellSize: options.doorbellSize, transitional: options.transitional },
         capture: options.pcap,
         log: (level, message) => (level === 'warn' ? warn : log)(level, message),

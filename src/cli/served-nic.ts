@@ -32,6 +32,8 @@ export interface ServedNicOptions extends Omit<WorkersOptions, 'port'> {
   /** As `--offload` names them: bpfhv feature bits. */
   readonly offloads: bigint;
   readonly requireSealed: boolean;
+  /** Of virtio: packed rings are offered, too. */
+  readonly packed: boolean;
   readonly pci: PciOptions;
 }
 

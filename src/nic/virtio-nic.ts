@@ -41,6 +41,8 @@ export interface VirtioNicOptions extends WorkersOptions {
   readonly limits?: Partial<NicLimits>;
   /** Offloads to offer, virtio feature bits; default: all that there are. */
   readonly offloads?: bigint;
+  /** Offer packed rings, too; default true. */
+  readonly packed?: boolean;
   readonly requireSealed?: boolean;
   /** Regions that the memory may consist of; default: what vhost-user has room for. */
   readonly memorySlots?: number;
@@ -72,7 +74,7 @@ export class VirtioNic implements VhostControl {
       new VhostMemory(window, arena, { slots, requireSealed, note: text => say('warn', text) }),
     );
     this.#rings = new VirtioRings({ host: this.#host, workers, stage: this.#stage, queuePairs, say });
-    this.#offered = offer(offloads, queuePairs);
+    this.#offered = offer(offloads, queuePairs) & ~(packed ? 0n : VIRTIO_FEATURE.RING_PACKED);
     this.#maxBufs = limits?.bufs ?? MAX_BUFS;
     workers.onFailure = error => this.onFailure(error);
     workers.onMiss = (queue, lacks) => void this.#exclusive(() => this.#rings.missed(queue, lacks));
