@@ -7,6 +7,7 @@
  *   virtio-net    vhost-user                                 vfio-user
  * ```
  */
+import { MAX_REGIONS } from '../../datapath/layout.js';
 import { type Channel, serveBackend } from '../control/bpfhv-proxy/index.js';
 import { serveVfioUser } from '../control/vfio-user/index.js';
 import { serveVhostUser } from '../control/vhost-user/index.js';
@@ -122,7 +123,7 @@ export const START: Readonly<Record<NicKind, Start>> = {
   },
   'virtio-pci': async options => {
     const { window, port, limits, pci, log } = options;
-    const nic = await startVirtioNic(options);
+    const nic = await startVirtioNic(options, MAX_REGIONS);
     const { transitional, mac = randomMac() } = pci;
     const shape = { window, mac, transitional, queueSize: limits.bufs, ...defined({ log }) };
     const device = await closingOnFailure(nic, () => new VirtioNetFunction({ nic, ...shape }));
@@ -137,8 +138,13 @@ function startNic({ port, offloads, pci: _, ...options }: ServedNicOptions): Pro
   return Nic.start({ ...options, port: port.handle, features: offloads });
 }
 
-function startVirtioNic({ port, offloads, pci: _, ...options }: ServedNicOptions): Promise<VirtioNic> {
-  return VirtioNic.start({ ...options, port: port.handle, offloads: virtioOffloads(offloads) });
+/** `memorySlots`: regions that the guest's memory may consist of; default: what vhost-user has. */
+function startVirtioNic(
+  { port, offloads, pci: _, ...options }: ServedNicOptions,
+  memorySlots?: number,
+): Promise<VirtioNic> {
+  const more = { port: port.handle, offloads: virtioOffloads(offloads), ...defined({ memorySlots }) };
+  return VirtioNic.start({ ...options, ...more });
 }
 
 /** What a NIC's protocol adds to it. */

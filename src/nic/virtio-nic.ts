@@ -62,7 +62,7 @@ export class VirtioNic implements VhostControl {
   onFailure: (error: Error) => void = () => {};
 
   private constructor(options: VirtioNicOptions, workers: Workers, queuePairs: number) {
-    const { window, arena, limits, offloads = VIRTQ_FEATURES } = options;
+    const { window, arena, limits, offloads = VIRTQ_FEATURES, packed = true } = options;
     const { requireSealed = false, memorySlots: slots = MEMORY_SLOTS } = options;
     const datapath = loadDatapath(window);
     const say = (level: 'info' | 'warn', message: string) => options.log?.(level, message);
