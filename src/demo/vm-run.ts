@@ -10,6 +10,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { appears } from '../vm/appears.js';
 import { Cable, GUEST_IP, HOST_IP } from '../vm/cable.js';
 import { VmError } from '../vm/errors.js';
 import { cachedKernel, qemuNamed } from '../vm/qemu.js';
@@ -80,7 +81,8 @@ export async function runMachine({ verbose, signal, display }: VmRunOptions): Pr
   const stop = (): void => void vm?.stop();
   signal.addEventListener('abort', stop, { once: true });
   try {
-    await cable.appear({ ended: backend.ended.catch(() => {}), output: '' });
+    await Promise.race([backend.ended, appears(socket, signal)]);
+    cable.connect();
     const begun = performance.now();
     vm = await Vm.start({
       qemu: '11.1',

@@ -9,8 +9,7 @@
  * A backend that dies is started again, and the guest goes on with it, if QEMU takes it back; one that dies at once never will live, and ends the machine.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, watch } from 'node:fs';
-import { dirname } from 'node:path';
+import { appears } from './appears.js';
 import { VmError } from './errors.js';
 
 /** A backend that ends sooner has something wrong with it that will not pass. */
@@ -86,23 +85,5 @@ function runQemu(qemu: readonly string[], signal: AbortSignal): Promise<VmError 
       const fine = code === 0 || signal.aborted;
       resolve(fine ? null : new VmError('VM_QEMU', `QEMU ended: ${killer ?? `exit code ${code}`}`));
     });
-  });
-}
-
-/** Resolves when there is something at that path, or `signal` aborts. */
-function appears(path: string, signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => {
-    const watcher = watch(dirname(path));
-    const done = (): void => {
-      watcher.close();
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const look = (): void => {
-      if (signal.aborted || existsSync(path)) done();
-    };
-    watcher.on('change', look);
-    signal.addEventListener('abort', done);
-    look();
   });
 }

@@ -5,10 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { silent } from '../../src/demo/display.js';
 import { runMachine } from '../../src/demo/vm-run.js';
+import { appears } from '../../src/vm/appears.js';
 import { Cable, configure, shown } from '../../src/vm/cable.js';
 import { vfioUserDevice } from '../../src/vm/command-line.js';
 import { Vm, type VmOptions } from '../../src/vm/vm.js';
-import { Program } from '../link/program.js';
+import { PATIENCE_MS, Program } from '../link/program.js';
 import { LONG, vmTest } from './kit/needs.js';
 
 const QEMU = '11.1';
@@ -31,6 +32,7 @@ class Served {
   static async start(...words: string[]): Promise<Served> {
     const served = new Served(words);
     await served.cable.appear(served.program);
+    await appears(served.socket, AbortSignal.timeout(PATIENCE_MS));
     return served;
   }
 
