@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { GuestRam } from '../../src/guest/guest-ram.js';
+import { COMMON, PCI_NET_FEATURE as P, STATUS } from '../../src/guest/pci/virtio-numbers.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
@@ -11,7 +12,6 @@ import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
 import { type CommandTarget, carryOut } from '../../src/pci/virtio/control-commands.js';
 import { ControlQueue } from '../../src/pci/virtio/control-queue.js';
 import { GuestBytes } from '../../src/pci/virtio/guest-bytes.js';
-import { COMMON, PCI_NET_FEATURE as P, STATUS } from '../../src/pci/virtio/numbers.js';
 import { areaSizes } from '../../src/ring/virtio/areas.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { arena, eventually, randomFrom, window } from '../compliance/testbed.js';

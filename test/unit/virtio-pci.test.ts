@@ -1,10 +1,11 @@
 /** A virtio network card on a PCI bus, register by register, with frames that move when they should and not otherwise. */
 import assert from 'node:assert/strict';
+import { COMMON, PCI_NET_FEATURE as P, STATUS } from '../../src/guest/pci/virtio-numbers.js';
 import { signalEventFd } from '../../src/linux/eventfd.js';
 import { eventually } from '../../src/linux/testing.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
 import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
-import { COMMON, LEGACY, PCI_NET_FEATURE as P, STATUS } from '../../src/pci/virtio/numbers.js';
+import { LEGACY } from '../../src/pci/virtio/numbers.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { GuestRings } from './guest-rings.js';
 import { AT, BAR, MAC, pciTest, window } from './virtio-pci-rig.js';

@@ -10,6 +10,8 @@
  * ```
  * Queues are numbered as the driver does: of each pair one receives and one transmits; the control queue is behind them.
  */
+
+import { PCI_NET_FEATURE as P, STATUS } from '../../guest/pci/virtio-numbers.js';
 import type { Window } from '../../memory/window.js';
 import type { VirtioNic } from '../../nic/virtio-nic.js';
 import { NET_FEATURE } from '../../nic/virtio-offers.js';
@@ -21,7 +23,6 @@ import { DataRings } from './data-rings.js';
 import { DeviceQueue } from './device-queue.js';
 import { GuestBytes } from './guest-bytes.js';
 import { NetConfig } from './net-config.js';
-import { PCI_NET_FEATURE as P, STATUS } from './numbers.js';
 import { VirtioSignals } from './signals.js';
 
 export interface VirtioNetOptions {
