@@ -139,6 +139,13 @@ pciTest('features: what is offered, in halves; what is refused; what can be take
   }
 });
 
+pciTest('what is withheld is not offered, and not agreed on', async start => {
+  const rig = await start({ withhold: F.RING_PACKED | P.CTRL_RX });
+  assert.equal((await rig.offer()) & (F.RING_PACKED | P.CTRL_RX | F.VERSION_1), F.VERSION_1);
+  await rig.accept(F.VERSION_1 | F.RING_PACKED);
+  assert.equal((await rig.status()) & STATUS.FEATURES_OK, 0);
+});
+
 pciTest('the largest packet is said where it is known', async start => {
   const rig = await start({ mtu: 9000 });
   assert.equal((await rig.offer()) & NET_FEATURE.MTU, NET_FEATURE.MTU);

@@ -35,6 +35,8 @@ export interface VirtioNetOptions {
   readonly mtu?: number | undefined;
   /** Descriptors of each queue at most: a power of two, no more than the NIC's limit. Default 256. */
   readonly queueSize?: number;
+  /** Feature bits that the guest is not offered, though they could be had: packed rings, for example. */
+  readonly withhold?: bigint;
   /** For the names of eventfds. */
   readonly name?: string;
   readonly log?: (level: 'info' | 'warn', message: string) => void;
@@ -69,9 +71,10 @@ export class VirtioNetDevice {
 
   constructor(options: VirtioNetOptions, interrupts: Interrupts) {
     const { nic, window, mac, mtu = 0, queueSize = DEFAULT_QUEUE_SIZE, name = 'virtio-net' } = options;
+    const hidden = NOT_OFFERED | (options.withhold ?? 0n);
     this.nic = nic;
     this.#options = options;
-    const offered = (nic.features() & ~NOT_OFFERED) | OWN | (mtu > 0 ? NET_FEATURE.MTU : 0n);
+    const offered = ((nic.features() | OWN) & ~hidden) | (mtu > 0 ? NET_FEATURE.MTU : 0n);
     this.offer = offered & ~LEGACY_ONLY;
     this.legacyOffer = offered & WORD;
     this.config = new NetConfig({ mac, maxPairs: nic.queuePairs, mtu });
