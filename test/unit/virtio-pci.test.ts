@@ -420,6 +420,32 @@ pciTest('memory comes after the driver, goes, and comes back', async start => {
   await rig.flows();
 });
 
+pciTest(
+  'memory in as many pieces as the NIC takes; more are refused, and what was there stays',
+  async start => {
+    const rig = await start({ portSpec: 'source', nicOptions: { memorySlots: 256 } });
+    const { fd, size, guestPhysicalAddress } = rig.ram;
+    const pieces = (n: number) => {
+      const own = fd.dup();
+      const step = BigInt(size / n);
+      return Array.from({ length: n }, (_, i) => ({
+        ...{ guestPhysicalAddress: guestPhysicalAddress + BigInt(i) * step, size: step },
+        ...{ hypervisorVirtualAddress: 0n, mmapOffset: BigInt(i) * step, fd: own },
+      }));
+    };
+    await rig.fn.setMemory(pieces(256));
+    await rig.drive();
+    await rig.flows();
+    await assert.rejects(rig.fn.setMemory(pieces(512)), { code: 'MEMORY_REGION' });
+    await rig.flows();
+    await rig.fn.setMemory(pieces(128).slice(1));
+    await rig.fn.setMemory(pieces(128));
+    await rig.kick(0);
+    await rig.kick(1);
+    await rig.flows();
+  },
+);
+
 pciTest('what breaks: the driver is told, and a reset helps', async start => {
   const rig = await start({ portSpec: 'source' });
   const broken = async () => ((await rig.status()) & STATUS.NEEDS_RESET) !== 0;
