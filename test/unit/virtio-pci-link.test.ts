@@ -205,6 +205,23 @@ linkTest('the interface goes down and up', async start => {
   );
 });
 
+linkTest('port and way of waiting change under a running guest, none lost', async start => {
+  const link = await start();
+  const { nic, port } = await link.plug('sink');
+  const other = openPort('sink', { window, arena });
+  await eventually(() => port.counters().sent > FRAMES);
+  await nic.change({ port: other, spin: true });
+  await eventually(() => other.counters().sent > FRAMES);
+  await nic.change({ port, spin: false });
+  const before = port.counters().sent;
+  await eventually(() => port.counters().sent > before + FRAMES);
+  await link.driver.setInterfaceUp(false);
+  const { lost } = link.driver.stats();
+  const sent = readFlow(window, link.netdev.lanes[0]!.state).sequence;
+  assert.equal(port.counters().sent + other.counters().sent + lost, sent);
+  other.close();
+});
+
 linkTest('a card with more pairs than the guest wants, and one whose rings are too small', async start => {
   const link = await start({ pairs: 4, guestPairs: 2 });
   const card = await link.plug('source');

@@ -175,7 +175,7 @@ export class VirtioNetFunction implements PciFunction {
 
   async #writeModern(offset: number, bytes: Uint8Array): Promise<void> {
     const { device } = this;
-    await writeRegisters(this.#common, offset - COMMON_AT, bytes);
+    if (offset < COMMON_AT + COMMON_SIZE) await writeRegisters(this.#common, offset - COMMON_AT, bytes);
     part(offset, bytes, DEVICE_AT, NET_CONFIG_SIZE, (at, piece) => device.writeConfig(at, piece));
     part(offset, bytes, NOTIFY_AT, NOTIFY_STRIDE * device.queues.length, at =>
       device.notify(Math.floor(at / NOTIFY_STRIDE)),

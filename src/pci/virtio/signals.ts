@@ -30,6 +30,7 @@ export class VirtioSignals {
     this.#interrupts = interrupts;
     this.#shared = EventFd.create(`${name}: rings, INTx`);
     this.#watch = watchReadable(this.#shared.fd, () => this.#sharedSignalled());
+    this.#watch.unref();
   }
 
   get usesMsix(): boolean {
