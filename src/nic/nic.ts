@@ -141,6 +141,16 @@ export class Nic implements NicControl {
     return this.#contract.agreed;
   }
 
+  /** Queues and buffers of the present contract; null: nobody has asked for any. */
+  get parameters(): NicParameters | null {
+    return this.#contract.parameters;
+  }
+
+  /** Those of the contract that an upgrade has announced; null: none is. */
+  get announced(): NicParameters | null {
+    return this.#contracts.next?.parameters ?? null;
+  }
+
   /** Counters of all queues since they were set up, upgrades included. */
   stats(): NicStats {
     const { queues } = this.#contract;
@@ -265,12 +275,37 @@ export class Nic implements NicControl {
     if (this.running) this.#contracts.refused();
   }
 
-  enable(direction: Direction): Promise<void> {
-    return this.#turns.take(() => this.#enable(direction));
+  enable(direction: Direction, complete: 'all' | 'own' = 'all'): Promise<void> {
+    return this.#turns.take(() => this.#enable(direction, complete));
   }
 
   disable(direction: Direction): Promise<void> {
     return this.#turns.take(() => this.#stop(direction, true));
+  }
+
+  /**
+   * The guest takes what is announced, of which it has the programs, before it starts: it has prepared itself for it, or uses neither contract yet. Nothing when
+   * it runs, or nothing was announced.
+   */
+  take(): Promise<void> {
+    return this.#turns.take(async () => {
+      if (!this.running && this.#contracts.chosen !== this.#contract) await this.#swap();
+    });
+  }
+
+  /** The guest begins anew, with the memory, the eventfds and as many queues as it has: nothing is drained, contexts and features are forgotten. */
+  reset(): Promise<void> {
+    return this.#turns.take(async () => {
+      await this.#stop('tx', false);
+      await this.#stop('rx', false);
+      try {
+        await this.#contracts.restart();
+      } finally {
+        this.#resume.rx = false;
+        this.#resume.tx = false;
+        this.#setPortOffloads();
+      }
+    });
   }
 
   disconnect(): Promise<void> {
@@ -292,11 +327,13 @@ export class Nic implements NicControl {
     return this.#contracts.present;
   }
 
-  async #enable(direction: Direction): Promise<void> {
+  async #enable(direction: Direction, complete: 'all' | 'own'): Promise<void> {
     if (this.#enabled[direction]) return;
     if (this.#workers.failure) throw this.#workers.failure;
     const due = this.running ? null : this.#contracts.due;
-    this.#checkComplete(due ?? this.#contract, `enable ${direction}`);
+    const { queues } = due ?? this.#contract;
+    const needed = complete === 'all' ? queues : queues.filter(queue => queue.direction === direction);
+    this.#checkComplete(needed, `enable ${direction}`);
     if (due) await this.#swap();
     if (this.#resume[direction]) {
       this.#resume[direction] = false;
@@ -408,7 +445,7 @@ export class Nic implements NicControl {
     throw new NicError('NIC_PARAMETERS', `${wanted}: an upgrade leaves it at ${rx} and ${tx}`);
   }
 
-  #checkComplete({ queues }: Contract, what: string): void {
+  #checkComplete(queues: readonly Queue[], what: string): void {
     const lacking = queues.filter(
       ({ index, contextGpa }) => contextGpa === null || !this.#signals[index]!.complete,
     );
@@ -449,7 +486,7 @@ export class Nic implements NicControl {
     const { queues } = this.#contract;
     const staged = this.#contracts.next?.queues ?? [];
     const movers = this.running
-      ? { running: queues, resting: staged }
+      ? { running: queues.filter(queue => queue.contextGpa !== null), resting: staged }
       : { running: [], resting: [...queues, ...staged] };
     const move = (moved: readonly Moved[]) =>
       this.#workers.call(worker => ({

@@ -27,6 +27,8 @@ export interface UpgradeWish {
   readonly device?: DeviceType;
   /** Feature bits to offer. */
   readonly features?: bigint;
+  /** Descriptors of every queue. For control protocols in which it is the NIC that says how many there are: others ask for as many as they like. */
+  readonly bufs?: number;
   /** The new port; the former one stays its owner's, and is not used any more when the upgrade is done. */
   readonly port?: PortHandle;
   readonly spin?: boolean;
@@ -80,8 +82,11 @@ interface Begun {
   readonly outcome: Promise<Outcome>;
 }
 
-/** A contract as it is asked for. `mask`: feature bits to offer, of those that the device type has; undefined: all of them. */
-type Terms = Pick<Contract, 'device' | 'mask'>;
+/**
+ * A contract as it is asked for. `mask`: feature bits to offer, of those that the device type has; undefined: all of them. `parameters`: its queues; null: nobody
+ * has asked for any.
+ */
+type Terms = Pick<Contract, 'device' | 'mask' | 'parameters'>;
 
 export class Contracts {
   readonly #host: UpgradeHost;
@@ -157,15 +162,15 @@ export class Contracts {
     return this.#next?.read && this.#next.contract.begun ? this.#next.contract : null;
   }
 
-  /** From the present contract to the one that is due. */
+  /** From the present contract to the one that is announced: the guest has prepared itself for it, or has not begun to use either. */
   async swap(): Promise<void> {
     const next = this.#take();
-    const { device, mask } = this.#present;
-    this.#former = { terms: { device, mask }, until: performance.now() + REGRET_MS };
+    const { device, mask, parameters } = this.#present;
+    this.#former = { terms: { device, mask, parameters }, until: performance.now() + REGRET_MS };
     next.contract.inherit(this.#present);
     this.#replace(next.contract);
     this.#host.log('info', `upgraded from ${device.name} to ${next.contract.device.name}`);
-    await this.#carryOut(next, 'done');
+    await this.#carryOut(next, next.contract.begun ? 'done' : 'waiting');
   }
 
   /** Nothing runs any more. */
@@ -176,16 +181,20 @@ export class Contracts {
 
   /** The guest has gone: the next one finds what was announced to this one. */
   async left(): Promise<void> {
-    this.#former = null;
-    this.#astray = false;
-    const next = this.#next && this.#take();
     try {
-      if (next?.wish) {
-        this.#replace(next.contract);
-        await this.#carryOut(next, 'waiting');
-      } else next?.contract.close();
+      await this.#turnOver();
     } finally {
       this.#present.dropQueues();
+      this.#present.agree(0n);
+    }
+  }
+
+  /** The guest begins anew, and finds what was announced to it; with as many queues. */
+  async restart(): Promise<void> {
+    try {
+      await this.#turnOver();
+    } finally {
+      this.#present.dropContexts();
       this.#present.agree(0n);
     }
   }
@@ -198,12 +207,20 @@ export class Contracts {
     if (this.#next?.wish) throw new NicError('NIC_UPGRADE_BUSY', 'another upgrade is under way');
     const from = this.#present.device;
     const to = wish.device ?? from;
-    if (wish.device === undefined && wish.features === undefined) {
+    const { features, bufs } = wish;
+    if (wish.device === undefined && features === undefined && bufs === undefined) {
       await this.#host.change(wish);
       return { from, to, outcome: Promise.resolve('done') };
     }
-    const contract = this.#make({ device: to, mask: wish.features ?? this.#present.mask });
-    if (this.#present.parameters === null) {
+    const { mask, parameters } = this.#present;
+    if (bufs !== undefined && !parameters)
+      throw new NicError('NIC_PARAMETERS', `${bufs} buffers: nobody has asked for queues yet`);
+    const contract = this.#make({
+      ...{ device: to, mask: features ?? mask },
+      parameters:
+        parameters && bufs !== undefined ? { ...parameters, numRxBufs: bufs, numTxBufs: bufs } : parameters,
+    });
+    if (parameters === null) {
       this.#replace(contract);
       await this.#host.change(wish);
       return { from, to, outcome: Promise.resolve('waiting') };
@@ -212,11 +229,11 @@ export class Contracts {
     return { from, to, outcome: this.#announce(contract, wish) };
   }
 
-  /** A contract with queues like the present one's. Throws NicError NIC_PARAMETERS when it can't have as many descriptors, and when programs can't be read. */
-  #make({ device, mask }: Terms): Contract {
+  /** Throws NicError NIC_PARAMETERS when its queues can't have as many descriptors, and when programs can't be read. */
+  #make({ device, mask, parameters }: Terms): Contract {
     const contract = new Contract(this.#host, device, mask);
     try {
-      if (this.#present.parameters) contract.prepare(this.#present.parameters);
+      if (parameters) contract.prepare(parameters);
       return contract;
     } catch (error) {
       contract.close();
@@ -268,6 +285,17 @@ export class Contracts {
       this.#withdraw('NIC_UPGRADE_TIMEOUT', `the guest ${how} the new contract in time`);
       if (seen) this.#showAgain(this.#present);
     });
+  }
+
+  /** Nobody runs on the present contract any more: what somebody has wished for takes its place. */
+  async #turnOver(): Promise<void> {
+    this.#former = null;
+    this.#astray = false;
+    const next = this.#next && this.#take();
+    if (next?.wish) {
+      this.#replace(next.contract);
+      await this.#carryOut(next, 'waiting');
+    } else next?.contract.close();
   }
 
   #withdraw(code: string, reason: string): void {
