@@ -13,6 +13,8 @@ export interface MemoryRegionSpec {
   /** Where the region starts inside the file behind `fd`. */
   readonly mmapOffset: bigint;
   readonly fd: OwnedFd;
+  /** False: nothing may be written there. Default true. */
+  readonly writable?: boolean;
 }
 
 /** Queues and buffers (descriptors per queue) that the hypervisor wants. */

@@ -101,6 +101,7 @@ export class BpfhvPci implements BpfhvTransport {
   /** A function that the driver has not taken up yet: as if its contract were announced. */
   #fresh = false;
   #looking = false;
+  #closed = false;
   #generation = 0;
 
   constructor({ ram, queues, lookMs = LOOK_MS }: BpfhvPciOptions) {
@@ -203,16 +204,28 @@ export class BpfhvPci implements BpfhvTransport {
 
   /** The function reaches our memory no more, if it is there. */
   async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
     clearInterval(this.#timer);
     this.#watch.close();
-    const { iova, size } = this.#memory;
     const access = this.#access;
     this.#access = null;
     try {
-      await access?.unmap(iova, size);
+      if (access) await this.#letGo(access);
     } finally {
       for (const eventfd of [...this.#doorbells, ...this.#interrupts, this.#upgrade]) eventfd.close();
     }
+  }
+
+  /** The device forgets what it has been given, contexts before the memory that they are in. */
+  async #letGo(access: PciAccess): Promise<void> {
+    for (const queue of this.#doorbells.keys()) {
+      await access.write(REGION.BAR0, REG.QUEUE_SELECT, queue, 4);
+      await access.write(REGION.BAR0, REG.CTX_PADDR_LO, 0, 4);
+      await access.write(REGION.BAR0, REG.CTX_PADDR_HI, 0, 4);
+    }
+    const { iova, size } = this.#memory;
+    await access.unmap(iova, size);
   }
 
   get #memory() {
@@ -226,7 +239,7 @@ export class BpfhvPci implements BpfhvTransport {
   }
 
   #interrupted(): void {
-    if (this.#upgrade.drain() === 0) return;
+    if (this.#closed || this.#upgrade.drain() === 0) return;
     this.#generation++;
     this.onChange();
   }
