@@ -99,10 +99,8 @@ export async function startBpfhvPciGuest(
   });
   const small = (why: string): void => {
     const advice = `sysctl vm.nr_hugepages=${size / HUGE_PAGE} reserves enough`;
-    log(
-      'warn',
-      `no huge pages for ${size / 2 ** 20} MiB of memory, small ones take their place: ${why}: ${advice}`,
-    );
+    const risk = 'behind a virtual IOMMU the device may find no ring in one piece';
+    log('warn', `no huge pages for ${size / 2 ** 20} MiB of memory, ${risk}: ${why}: ${advice}`);
   };
   const ram = hugePages ? GuestRam.preferHuge(window, size, small) : new GuestRam(window, size);
   later(() => ram.close());

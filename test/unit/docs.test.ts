@@ -128,7 +128,7 @@ describe('documents', () => {
 
 test('every error code is explained, and every one that is explained exists', () => {
   const CODE =
-    /(?:CAPTURE|CONFIG|CONTROL|DEMO|DRIVER|EBPF|ERR_MAPPING|ERR_SOCKET|MEMORY|NIC|PORT|PROXY|THREAD|UPGRADE|VHOST|VM)_[A-Z_]+/;
+    /(?:CAPTURE|CONFIG|CONTROL|DEMO|DRIVER|EBPF|ERR_MAPPING|ERR_SOCKET|MEMORY|NIC|PCI|PORT|PROXY|THREAD|UPGRADE|VHOST|VM)_[A-Z_]+/;
   const source = filesBelow(join(root, 'src'), /^(?!testing)[\w-]+(?<!\.test)\.ts$/)
     .map(read)
     .join('\n');

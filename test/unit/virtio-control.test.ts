@@ -2,16 +2,18 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { GuestRam } from '../../src/guest/guest-ram.js';
+import { COMMON, PCI_NET_FEATURE as P, STATUS } from '../../src/guest/pci/virtio-numbers.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { openFds } from '../../src/linux/fd.js';
+import { createMemfd } from '../../src/linux/memfd.js';
 import { openMappings } from '../../src/linux/mmap.js';
 import { IRQ } from '../../src/linux/vfio-numbers.js';
-import { GuestMemory } from '../../src/memory/guest-memory.js';
+import { Arena } from '../../src/memory/arena.js';
+import { GuestMemory, type RegionTable } from '../../src/memory/guest-memory.js';
 import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
 import { type CommandTarget, carryOut } from '../../src/pci/virtio/control-commands.js';
 import { ControlQueue } from '../../src/pci/virtio/control-queue.js';
 import { GuestBytes } from '../../src/pci/virtio/guest-bytes.js';
-import { COMMON, PCI_NET_FEATURE as P, STATUS } from '../../src/pci/virtio/numbers.js';
 import { areaSizes } from '../../src/ring/virtio/areas.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { arena, eventually, randomFrom, window } from '../compliance/testbed.js';
@@ -25,6 +27,8 @@ import {
 import { GuestRings } from './guest-rings.js';
 import { AT, BAR, MAC, type PciRig, pciTest } from './virtio-pci-rig.js';
 
+const GIB = 2 ** 30;
+
 const FORMATS = [
   ['split', 0n],
   ['split, event index', F.EVENT_IDX],
@@ -32,15 +36,37 @@ const FORMATS = [
   ['packed, event index', F.RING_PACKED | F.EVENT_IDX],
 ] as const;
 
+type Ram = Pick<GuestRam, 'fd' | 'size' | 'allocate' | 'free' | 'toGuest' | 'close'> & {
+  readonly guestPhysicalAddress: bigint;
+};
+
+/** A piece of a guest's memory that is larger than the window, as the guest has it. */
+function pieceOfLarge(): Ram {
+  const [offset, size] = [9 * GIB + 0x12_3000, 1 << 20];
+  const fd = createMemfd({ name: 'large guest', size: 16 * GIB });
+  const piece = window.overlay({ fd: fd.fd, fileOffset: offset, length: size, name: 'its piece' }, 4096)!;
+  const pieces = new Arena(window, piece.address, piece.address + size);
+  return {
+    ...{ fd, size, guestPhysicalAddress: BigInt(offset) },
+    allocate: bytes => pieces.allocate(bytes),
+    free: address => pieces.free(address),
+    toGuest: address => BigInt(offset + address - piece.address),
+    close() {
+      piece.mapping.close();
+      fd.close();
+    },
+  };
+}
+
 /** A control ring in guest memory, driver side: commands one by one, each in pieces as a test likes. */
 class CommandRing {
-  readonly ram: GuestRam;
+  readonly ram: Ram;
   readonly num: number;
   readonly driver: ModelDriver;
   readonly areas: { descriptor: bigint; driver: bigint; device: bigint };
   readonly #pieces: number[] = [];
 
-  constructor(ram: GuestRam, num: number, features: bigint) {
+  constructor(ram: Ram, num: number, features: bigint) {
     const packed = (features & F.RING_PACKED) !== 0n;
     const sizes = areaSizes(num, packed);
     this.ram = ram;
@@ -97,7 +123,7 @@ class CommandRing {
 }
 
 class ControlBed {
-  readonly ram = new GuestRam(window, 1 << 20);
+  readonly ram: Ram;
   readonly kick = EventFd.create('control kick');
   readonly ring: CommandRing;
   readonly queue: ControlQueue;
@@ -106,13 +132,16 @@ class ControlBed {
   interrupts = 0;
   /** What commands come to. */
   answer: (command: Uint8Array) => Promise<boolean> = async () => true;
-  readonly #table;
+  readonly #table: RegionTable;
 
-  constructor(features: bigint, num = 16) {
+  /** `large`: the guest has so much memory that it is not in the window. */
+  constructor(features: bigint, { num = 16, large = false } = {}) {
+    this.ram = large ? pieceOfLarge() : new GuestRam(window, 1 << 20);
     const { fd, size, guestPhysicalAddress } = this.ram;
-    this.#table = new GuestMemory(window, arena).build([
-      { guestPhysicalAddress, size: BigInt(size), mmapOffset: 0n, fd },
-    ]);
+    const whole = { guestPhysicalAddress: 0n, size: 16n * BigInt(GIB), mmapOffset: 0n, fd };
+    const piece = { guestPhysicalAddress, size: BigInt(size), mmapOffset: 0n, fd };
+    this.#table = new GuestMemory(window, arena).build([large ? whole : piece]);
+    assert.equal(this.#table.inWindow, !large);
     this.ring = new CommandRing(this.ram, num, features);
     this.queue = new ControlQueue({
       memory: new GuestBytes(window, () => this.#table),
@@ -135,11 +164,16 @@ class ControlBed {
   }
 }
 
-function controlTest(name: string, features: bigint, body: (bed: ControlBed) => Promise<void>): void {
+function controlTest(
+  name: string,
+  features: bigint,
+  body: (bed: ControlBed) => Promise<void>,
+  large = false,
+): void {
   test(name, { timeout: 60_000 }, async () => {
     const held = () => ({ live: arena.live, fds: openFds(), mappings: openMappings() });
     const before = held();
-    const bed = new ControlBed(features);
+    const bed = new ControlBed(features, { large });
     try {
       await body(bed);
     } finally {
@@ -314,6 +348,25 @@ function tableAt(ring: CommandRing, packed: boolean): number {
     if ((flags & 4) !== 0) return at;
   }
   throw new Error('no table in the ring');
+}
+
+for (const [what, features] of FORMATS) {
+  controlTest(
+    `${what}: commands in the memory of a guest that is larger than the window`,
+    features,
+    async bed => {
+      for (let n = 0; n < 20; n++) {
+        const { pieces, ack } = bed.ring.command([Uint8Array.of(1, 2, n)]);
+        bed.ring.driver.add(pieces, false, n % 2 === 0 ? bed.ring.gpa(32) : undefined);
+        bed.ring.driver.publish();
+        bed.kick.signal();
+        await eventually(() => bed.ring.driver.taken().length === 1);
+        assert.equal(bed.ring.at(ack, 1)[0], 0);
+      }
+      assert.equal(bed.commands.length, 20);
+    },
+    true,
+  );
 }
 
 controlTest('split: a table in a circle, in a table, too large, odd; a chain in a circle', 0n, async bed => {

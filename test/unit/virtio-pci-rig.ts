@@ -10,6 +10,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { GuestRam } from '../../src/guest/guest-ram.js';
+import { COMMON, STATUS } from '../../src/guest/pci/virtio-numbers.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
@@ -17,7 +18,7 @@ import { eventually } from '../../src/linux/testing.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
 import { VirtioNic, type VirtioNicOptions } from '../../src/nic/virtio-nic.js';
 import { VirtioNetFunction, type VirtioNetFunctionOptions } from '../../src/pci/virtio/function.js';
-import { COMMON, LEGACY, STATUS } from '../../src/pci/virtio/numbers.js';
+import { LEGACY } from '../../src/pci/virtio/numbers.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { openPort } from '../../src/port/registry.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
@@ -84,6 +85,7 @@ export class PciRig {
   readonly intx = EventFd.create('INTx');
   /** What the driver has made last. */
   rings: GuestRings | undefined;
+  #closed = false;
 
   private constructor(nic: VirtioNic, port: PortHandle, log: string[], options: PciRigOptions) {
     this.nic = nic;
@@ -264,6 +266,8 @@ export class PciRig {
   }
 
   async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
     await this.fn.disconnect();
     this.fn.close();
     await this.nic.close();

@@ -1,10 +1,11 @@
 /** A virtio network card on a PCI bus, register by register, with frames that move when they should and not otherwise. */
 import assert from 'node:assert/strict';
+import { COMMON, PCI_NET_FEATURE as P, STATUS } from '../../src/guest/pci/virtio-numbers.js';
 import { signalEventFd } from '../../src/linux/eventfd.js';
 import { eventually } from '../../src/linux/testing.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
 import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
-import { COMMON, LEGACY, PCI_NET_FEATURE as P, STATUS } from '../../src/pci/virtio/numbers.js';
+import { LEGACY } from '../../src/pci/virtio/numbers.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { GuestRings } from './guest-rings.js';
 import { AT, BAR, MAC, pciTest, window } from './virtio-pci-rig.js';
@@ -136,6 +137,13 @@ pciTest('features: what is offered, in halves; what is refused; what can be take
     await rig.set(COMMON.STATUS, STATUS.ACKNOWLEDGE | STATUS.DRIVER | STATUS.DRIVER_OK, 1);
     assert.equal((await rig.status()) & STATUS.DRIVER_OK, agreed ? STATUS.DRIVER_OK : 0);
   }
+});
+
+pciTest('what is withheld is not offered, and not agreed on', async start => {
+  const rig = await start({ withhold: F.RING_PACKED | P.CTRL_RX });
+  assert.equal((await rig.offer()) & (F.RING_PACKED | P.CTRL_RX | F.VERSION_1), F.VERSION_1);
+  await rig.accept(F.VERSION_1 | F.RING_PACKED);
+  assert.equal((await rig.status()) & STATUS.FEATURES_OK, 0);
 });
 
 pciTest('the largest packet is said where it is known', async start => {
@@ -411,6 +419,32 @@ pciTest('memory comes after the driver, goes, and comes back', async start => {
   await rig.kick(1);
   await rig.flows();
 });
+
+pciTest(
+  'memory in as many pieces as the NIC takes; more are refused, and what was there stays',
+  async start => {
+    const rig = await start({ portSpec: 'source', nicOptions: { memorySlots: 256 } });
+    const { fd, size, guestPhysicalAddress } = rig.ram;
+    const pieces = (n: number) => {
+      const own = fd.dup();
+      const step = BigInt(size / n);
+      return Array.from({ length: n }, (_, i) => ({
+        ...{ guestPhysicalAddress: guestPhysicalAddress + BigInt(i) * step, size: step },
+        ...{ hypervisorVirtualAddress: 0n, mmapOffset: BigInt(i) * step, fd: own },
+      }));
+    };
+    await rig.fn.setMemory(pieces(256));
+    await rig.drive();
+    await rig.flows();
+    await assert.rejects(rig.fn.setMemory(pieces(512)), { code: 'MEMORY_REGION' });
+    await rig.flows();
+    await rig.fn.setMemory(pieces(128).slice(1));
+    await rig.fn.setMemory(pieces(128));
+    await rig.kick(0);
+    await rig.kick(1);
+    await rig.flows();
+  },
+);
 
 pciTest('what breaks: the driver is told, and a reset helps', async start => {
   const rig = await start({ portSpec: 'source' });

@@ -208,14 +208,24 @@ export class BpfhvPci implements BpfhvTransport {
     this.#closed = true;
     clearInterval(this.#timer);
     this.#watch.close();
-    const { iova, size } = this.#memory;
     const access = this.#access;
     this.#access = null;
     try {
-      await access?.unmap(iova, size);
+      if (access) await this.#letGo(access);
     } finally {
       for (const eventfd of [...this.#doorbells, ...this.#interrupts, this.#upgrade]) eventfd.close();
     }
+  }
+
+  /** The device forgets what it has been given, contexts before the memory that they are in. */
+  async #letGo(access: PciAccess): Promise<void> {
+    for (const queue of this.#doorbells.keys()) {
+      await access.write(REGION.BAR0, REG.QUEUE_SELECT, queue, 4);
+      await access.write(REGION.BAR0, REG.CTX_PADDR_LO, 0, 4);
+      await access.write(REGION.BAR0, REG.CTX_PADDR_HI, 0, 4);
+    }
+    const { iova, size } = this.#memory;
+    await access.unmap(iova, size);
   }
 
   get #memory() {

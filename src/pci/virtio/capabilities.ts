@@ -5,15 +5,12 @@
  *   +0 vendor  next  length  type │ +4 bar  id  –  – │ +8 offset │ +12 length │ +16 notify: multiplier;  window: data
  * ```
  */
+
+import { CAPABILITY, CFG_TYPE } from '../../guest/pci/virtio-numbers.js';
 import { type Capability, vendorCapability } from '../capabilities.js';
 import type { ConfigSpace } from '../config-space.js';
-import { CFG_TYPE } from './numbers.js';
 
-const TYPE_AT = 3;
-const BAR_AT = 4;
-const OFFSET_AT = 8;
-const LENGTH_AT = 12;
-const EXTRA_AT = 16;
+const { TYPE: TYPE_AT, BAR: BAR_AT, OFFSET: OFFSET_AT, LENGTH: LENGTH_AT, DATA: EXTRA_AT } = CAPABILITY;
 
 export interface StructurePlace {
   readonly bar: number;

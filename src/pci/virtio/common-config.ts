@@ -1,8 +1,9 @@
 /** The registers of the standard: the common configuration structure (virtio 1.2, 4.1.4.3), as a table. */
+
+import { COMMON, NO_VECTOR, PCI_NET_FEATURE } from '../../guest/pci/virtio-numbers.js';
 import type { Areas } from '../../ring/virtio/areas.js';
 import type { VirtioNetDevice } from './device.js';
 import type { DeviceQueue } from './device-queue.js';
-import { COMMON, NO_VECTOR, PCI_NET_FEATURE } from './numbers.js';
 import type { Register } from './register-block.js';
 
 export function commonRegisters(device: VirtioNetDevice): readonly Register[] {

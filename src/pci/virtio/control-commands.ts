@@ -3,8 +3,9 @@
  *
  * Every frame is delivered, whomever it is for, so a guest's wish to get only some of them needs nothing done.
  */
+
+import { PCI_NET_FEATURE as P } from '../../guest/pci/virtio-numbers.js';
 import { NET_FEATURE } from '../../nic/virtio-offers.js';
-import { PCI_NET_FEATURE as P } from './numbers.js';
 
 /** What commands change. */
 export interface CommandTarget {

@@ -49,6 +49,7 @@ export class ControlQueue {
       kick.drain();
       this.look();
     });
+    this.#watch.unref();
     this.look();
   }
 

@@ -40,6 +40,7 @@ export class DataRings {
     this.#watch = watchReadable(this.#error.fd, () => {
       if (this.#error.drain() > 0) options.onBroken(new NicError('NIC_RING', 'a ring stands still'));
     });
+    this.#watch.unref();
   }
 
   /** What was agreed on. Addresses are the bus's whether or not the guest knows that. */

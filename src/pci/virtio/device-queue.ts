@@ -1,7 +1,9 @@
 /** One queue of a virtio function, as the driver's registers describe it. */
+
+import { NO_VECTOR } from '../../guest/pci/virtio-numbers.js';
 import { EventFd } from '../../linux/eventfd.js';
 import type { Areas } from '../../ring/virtio/areas.js';
-import { LEGACY_PAGE, NO_VECTOR } from './numbers.js';
+import { LEGACY_PAGE } from './numbers.js';
 
 export class DeviceQueue {
   readonly index: number;

@@ -10,6 +10,8 @@
  * ```
  * Queues are numbered as the driver does: of each pair one receives and one transmits; the control queue is behind them.
  */
+
+import { PCI_NET_FEATURE as P, STATUS } from '../../guest/pci/virtio-numbers.js';
 import type { Window } from '../../memory/window.js';
 import type { VirtioNic } from '../../nic/virtio-nic.js';
 import { NET_FEATURE } from '../../nic/virtio-offers.js';
@@ -21,7 +23,6 @@ import { DataRings } from './data-rings.js';
 import { DeviceQueue } from './device-queue.js';
 import { GuestBytes } from './guest-bytes.js';
 import { NetConfig } from './net-config.js';
-import { PCI_NET_FEATURE as P, STATUS } from './numbers.js';
 import { VirtioSignals } from './signals.js';
 
 export interface VirtioNetOptions {
@@ -34,6 +35,8 @@ export interface VirtioNetOptions {
   readonly mtu?: number | undefined;
   /** Descriptors of each queue at most: a power of two, no more than the NIC's limit. Default 256. */
   readonly queueSize?: number;
+  /** Feature bits that the guest is not offered, though they could be had: packed rings, for example. */
+  readonly withhold?: bigint;
   /** For the names of eventfds. */
   readonly name?: string;
   readonly log?: (level: 'info' | 'warn', message: string) => void;
@@ -68,9 +71,10 @@ export class VirtioNetDevice {
 
   constructor(options: VirtioNetOptions, interrupts: Interrupts) {
     const { nic, window, mac, mtu = 0, queueSize = DEFAULT_QUEUE_SIZE, name = 'virtio-net' } = options;
+    const hidden = NOT_OFFERED | (options.withhold ?? 0n);
     this.nic = nic;
     this.#options = options;
-    const offered = (nic.features() & ~NOT_OFFERED) | OWN | (mtu > 0 ? NET_FEATURE.MTU : 0n);
+    const offered = ((nic.features() | OWN) & ~hidden) | (mtu > 0 ? NET_FEATURE.MTU : 0n);
     this.offer = offered & ~LEGACY_ONLY;
     this.legacyOffer = offered & WORD;
     this.config = new NetConfig({ mac, maxPairs: nic.queuePairs, mtu });

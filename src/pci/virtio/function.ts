@@ -9,6 +9,14 @@
  *   config                         a window to these (PCI_CFG), for those who can't reach BARs
  * ```
  */
+
+import {
+  CFG_TYPE,
+  COMMON_SIZE,
+  NET_CONFIG_SIZE,
+  NETWORK_CARD,
+  VIRTIO_VENDOR,
+} from '../../guest/pci/virtio-numbers.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import { REGION } from '../../linux/vfio-numbers.js';
 import type { MemoryRegionSpec } from '../../nic/control.js';
@@ -21,7 +29,7 @@ import { BarWindow, structureCapability } from './capabilities.js';
 import { commonRegisters } from './common-config.js';
 import { VirtioNetDevice, type VirtioNetOptions } from './device.js';
 import { LEGACY_SIZE, LegacyBlock } from './legacy-block.js';
-import { CFG_TYPE, CLASS_ETHERNET, COMMON_SIZE, NET_CONFIG_SIZE, VIRTIO_VENDOR } from './numbers.js';
+import { CLASS_ETHERNET } from './numbers.js';
 import { type Register, readRegisters, writeRegisters } from './register-block.js';
 
 export interface VirtioNetFunctionOptions extends VirtioNetOptions {
@@ -44,8 +52,8 @@ const NOTIFY_SIZE = 2;
 
 /** Of what a card of the standard is known by, and a transitional one. */
 const IDENTITY = {
-  modern: { device: 0x1041, revision: 1, subsystem: 0x1100 },
-  transitional: { device: 0x1000, revision: 0, subsystem: 1 },
+  modern: { device: NETWORK_CARD.MODERN, revision: 1, subsystem: 0x1100 },
+  transitional: { device: NETWORK_CARD.TRANSITIONAL, revision: 0, subsystem: 1 },
 } as const;
 
 export class VirtioNetFunction implements PciFunction {
@@ -167,7 +175,7 @@ export class VirtioNetFunction implements PciFunction {
 
   async #writeModern(offset: number, bytes: Uint8Array): Promise<void> {
     const { device } = this;
-    await writeRegisters(this.#common, offset - COMMON_AT, bytes);
+    if (offset < COMMON_AT + COMMON_SIZE) await writeRegisters(this.#common, offset - COMMON_AT, bytes);
     part(offset, bytes, DEVICE_AT, NET_CONFIG_SIZE, (at, piece) => device.writeConfig(at, piece));
     part(offset, bytes, NOTIFY_AT, NOTIFY_STRIDE * device.queues.length, at =>
       device.notify(Math.floor(at / NOTIFY_STRIDE)),

@@ -6,9 +6,11 @@
  * ```
  * The vectors are there only while MSI-X is enabled, and what follows moves.
  */
+
+import { NO_VECTOR } from '../../guest/pci/virtio-numbers.js';
 import type { VirtioNetDevice } from './device.js';
 import type { DeviceQueue } from './device-queue.js';
-import { LEGACY, LEGACY_CONFIG, LEGACY_CONFIG_WITH_MSIX, NO_VECTOR } from './numbers.js';
+import { LEGACY, LEGACY_CONFIG, LEGACY_CONFIG_WITH_MSIX } from './numbers.js';
 import { type Register, readRegisters, writeRegisters } from './register-block.js';
 
 /** Bytes of the ports' BAR. */

@@ -1,5 +1,5 @@
 /** What a virtio network card says of itself beside its rings (virtio 1.2, 5.1.4): address, link, queue pairs, largest packet. */
-import { NET_CONFIG, NET_CONFIG_SIZE, NET_STATUS } from './numbers.js';
+import { NET_CONFIG, NET_CONFIG_SIZE, NET_STATUS } from '../../guest/pci/virtio-numbers.js';
 
 export interface NetFacts {
   /** 6 octets. */

@@ -7,13 +7,15 @@
  *   INTx    ring ──► one eventfd of ours ──► ISR bit 0, line asserted ──► the driver reads ISR ──► 0, line let go
  * ```
  */
+
+import { NO_VECTOR } from '../../guest/pci/virtio-numbers.js';
 import { EventFd } from '../../linux/eventfd.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import { IRQ } from '../../linux/vfio-numbers.js';
 import { type Watch, watchReadable } from '../../linux/watch.js';
 import type { Interrupts } from '../interrupts.js';
 import type { DeviceQueue } from './device-queue.js';
-import { ISR, NO_VECTOR } from './numbers.js';
+import { ISR } from './numbers.js';
 
 export class VirtioSignals {
   readonly #interrupts: Interrupts;
@@ -28,6 +30,7 @@ export class VirtioSignals {
     this.#interrupts = interrupts;
     this.#shared = EventFd.create(`${name}: rings, INTx`);
     this.#watch = watchReadable(this.#shared.fd, () => this.#sharedSignalled());
+    this.#watch.unref();
   }
 
   get usesMsix(): boolean {
