@@ -82,7 +82,12 @@ export class Backend {
         sleepMicroseconds: options.sleepUs,
         requireSealed: options.requireSealed ?? false,
         packed: !options.split,
-        pci: { mac: options.mac, doorbellSize: options.doorbellSize, transitional: options.transitional },
+        pci: {
+          mac: options.mac,
+          doorbellSize: options.doorbellSize,
+          transitional: options.transitional,
+          msix: options.msix,
+        },
         capture: options.pcap,
         log: (level, message) => (level === 'warn' ? warn : log)(level, message),
       });

@@ -62,6 +62,10 @@ export function nicOptions(command: Command) {
       powerOfTwo('--doorbell-size', MIN_DOORBELL_SIZE, MAX_DOORBELL_SIZE),
     )
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
+    .option(
+      '--no-msix',
+      'with --vfio-user, virtio: interrupts by a line alone; QEMU 11.1 needs it to pull a card out',
+    )
     .option('--split', 'virtio: offer split rings only; Linux takes packed ones where it can')
     .option('--spin', 'never sleep: lowest latency, one core always busy')
     .option(
@@ -127,6 +131,7 @@ export function readNicOptions(command: Pick<NicCommand, 'opts' | 'getOptionValu
     );
   if (virtio && options.doorbellSize !== undefined)
     throw new UsageError('--doorbell-size is for bpfhv: virtio says by itself where its doorbells are');
+  if (!(virtio && pci) && !options.msix) throw new UsageError('--no-msix is for virtio with --vfio-user');
   if (!virtio && options.split) throw new UsageError('--split is for virtio');
   if (!virtio) checkOffloads(options.offload, device as DeviceType);
   return {

@@ -46,6 +46,8 @@ export interface PciOptions {
   readonly doorbellSize: number | undefined;
   /** A virtio device that drivers of before virtio 1.0 can use, too. */
   readonly transitional: boolean;
+  /** A virtio device has MSI-X. */
+  readonly msix: boolean;
 }
 
 export interface Conversation {
@@ -124,8 +126,8 @@ export const START: Readonly<Record<NicKind, Start>> = {
   'virtio-pci': async options => {
     const { window, port, limits, pci, log } = options;
     const nic = await startVirtioNic(options, MAX_REGIONS);
-    const { transitional, mac = randomMac() } = pci;
-    const shape = { window, mac, transitional, queueSize: limits.bufs, ...defined({ log }) };
+    const { transitional, msix, mac = randomMac() } = pci;
+    const shape = { window, mac, transitional, msix, queueSize: limits.bufs, ...defined({ log }) };
     const device = await closingOnFailure(nic, () => new VirtioNetFunction({ nic, ...shape }));
     return servedVirtio(nic, port, {
       converse: (channel, conversation) => serveVfioUser(channel, device, conversation),

@@ -28,6 +28,7 @@ for (const listens of [true, false]) {
           path,
           listens,
           kind: 'bpfhv',
+          msix: true,
           transitional: false,
           port: 'sink',
           device: sring,

@@ -1,11 +1,11 @@
 /** Whole PCI devices of ours in stock QEMU: virtio-net for the guest's own driver, bpfhv for ours. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { silent } from '../../src/demo/display.js';
 import { runMachine } from '../../src/demo/vm-run.js';
-import { appears } from '../../src/vm/appears.js';
+import { eventually } from '../../src/linux/testing.js';
 import { Cable, configure, shown } from '../../src/vm/cable.js';
 import { vfioUserDevice } from '../../src/vm/command-line.js';
 import { Vm, type VmOptions } from '../../src/vm/vm.js';
@@ -32,7 +32,7 @@ class Served {
   static async start(...words: string[]): Promise<Served> {
     const served = new Served(words);
     await served.cable.appear(served.program);
-    await appears(served.socket, AbortSignal.timeout(PATIENCE_MS));
+    await eventually(() => existsSync(served.socket), PATIENCE_MS);
     return served;
   }
 
@@ -95,6 +95,10 @@ const CASES: Readonly<Record<string, Case>> = {
     ...{ words: ['--device', 'virtio-net-transitional'], append: 'virtio_pci.force_legacy=1' },
     ...{ packed: false, version1: false, interrupts: VECTORS, everyday: true },
   },
+  'transitional, by such a driver, without MSI': {
+    ...{ words: ['--device', 'virtio-net-transitional'], append: 'virtio_pci.force_legacy=1 pci=nomsi' },
+    ...{ packed: false, version1: false, interrupts: LINE },
+  },
 };
 
 /** Virtio feature bits as sysfs shows them: one character each, bit 0 first. */
@@ -123,6 +127,9 @@ for (const [name, { words, append, cpus = 1, everyday = false, ...expected }] of
         // Down and up, the driver gone and back, a reset of the machine: the same card.
         await vm.run('ip link set eth0 down; ip link set eth0 up');
         await cable.ping(vm, 2);
+        await vm.run('rmmod virtio_net && load boot');
+        await configure(vm);
+        await cable.ping(vm, 2);
         await vm.reset();
         await configure(vm);
         await cable.ping(vm, 2);
@@ -142,8 +149,9 @@ vmTest(
   QEMU,
   async t => {
     const cards = [
-      await Served.start('--device', 'virtio-net'),
-      await Served.start('--device', 'virtio-net-transitional', '--queues', '2'),
+      // QEMU 11.1 dies of pulling out a card that has MSI-X (docs/vm.md).
+      await Served.start('--device', 'virtio-net', '--no-msix'),
+      await Served.start('--device', 'virtio-net-transitional', '--queues', '2', '--no-msix'),
     ];
     try {
       await using vm = await Vm.start({ qemu: QEMU });

@@ -35,6 +35,8 @@ import { type Register, readRegisters, writeRegisters } from './register-block.j
 export interface VirtioNetFunctionOptions extends VirtioNetOptions {
   /** Drivers from before the standard can use it, too. */
   readonly transitional?: boolean;
+  /** It has MSI-X, beside INTx; default true. */
+  readonly msix?: boolean;
 }
 
 const LEGACY_BAR = REGION.BAR0;
@@ -67,9 +69,9 @@ export class VirtioNetFunction implements PciFunction {
   readonly #common: readonly Register[];
 
   constructor(options: VirtioNetFunctionOptions) {
-    const { nic, transitional = false, name = 'virtio-net' } = options;
+    const { nic, transitional = false, msix: withMsix = true, name = 'virtio-net' } = options;
     const queues = 2 * nic.queuePairs + 1;
-    const vectors = queues + 1;
+    const vectors = withMsix ? queues + 1 : 0;
     const msix = msixLayout(vectors);
     const place = (offset: number, length: number) => ({ bar: MODERN_BAR, offset, length });
     this.#config = new ConfigSpace({
@@ -78,12 +80,20 @@ export class VirtioNetFunction implements PciFunction {
       interruptPin: 1,
       bars: [
         transitional ? { space: 'io', size: LEGACY_SIZE } : null,
-        { space: 'memory', size: msix.size },
+        withMsix ? { space: 'memory', size: msix.size } : null,
         ...[null, null],
         { space: 'memory', size: MODERN_SIZE },
       ],
       capabilities: [
-        msixCapability(vectors, { bar: MSIX_BAR, offset: msix.table }, { bar: MSIX_BAR, offset: msix.pba }),
+        ...(withMsix
+          ? [
+              msixCapability(
+                vectors,
+                { bar: MSIX_BAR, offset: msix.table },
+                { bar: MSIX_BAR, offset: msix.pba },
+              ),
+            ]
+          : []),
         structureCapability(CFG_TYPE.COMMON, place(COMMON_AT, COMMON_SIZE)),
         structureCapability(CFG_TYPE.ISR, place(ISR_AT, 1)),
         structureCapability(CFG_TYPE.DEVICE, place(DEVICE_AT, NET_CONFIG_SIZE)),
