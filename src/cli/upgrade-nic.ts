@@ -25,6 +25,7 @@ export async function upgradeNic(
       ...(features !== undefined && { features }),
       ...(wish.bufs !== undefined && { bufs: wish.bufs }),
       ...(wish.spin !== undefined && { spin: wish.spin }),
+      ...(wish.timeout !== undefined && { timeoutMs: wish.timeout * 1000 }),
       ...(next && { port: next }),
       ...(hangUp && { hangUp: () => void hangUp() }),
     });

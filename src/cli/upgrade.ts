@@ -9,7 +9,8 @@ import { deviceNames } from './device.js';
 import { powerOfTwo, UsageError, wholeNumber } from './host.js';
 import { offloadHelp, offloads } from './offload.js';
 
-const PATIENCE_S = 30;
+/** Longer than the process at the other end waits for its guest. */
+const PATIENCE_S = 20;
 
 export function upgradeCommand() {
   return new Command('upgrade')
@@ -21,7 +22,11 @@ export function upgradeCommand() {
     .option('--bufs <n>', 'descriptors per queue, of a PCI device', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS))
     .addOption(new Option('--spin', 'from now on never sleep').conflicts('poll'))
     .option('--poll', 'from now on sleep when there is nothing to do')
-    .option('--timeout <seconds>', 'wait so long for the end', wholeNumber('--timeout', 1, 3600), PATIENCE_S)
+    .option(
+      '--timeout <seconds>',
+      'the guest may take so long (10 when not said)',
+      wholeNumber('--timeout', 1, 3600),
+    )
     .option('--json', 'print {outcome, from, to, ms}')
     .action(async (name, { device, port, offload, bufs, spin, poll, timeout, json = false }) => {
       const wish = {
@@ -36,7 +41,8 @@ export function upgradeCommand() {
           'upgrade to what? --device, --port, --offload, --bufs, --spin or --poll says it',
         );
       }
-      const answer = await ask(name, { op: 'upgrade', ...wish }, { timeoutMs: timeout * 1000 });
+      const request = { op: 'upgrade', ...wish, ...(timeout === undefined ? {} : { timeout }) } as const;
+      const answer = await ask(name, request, { timeoutMs: ((timeout ?? 0) + PATIENCE_S) * 1000 });
       const report = answer as UpgradeReport;
       if (typeof report.ms !== 'number') throw new ControlError('CONTROL_ANSWER', 'the answer is no report');
       console.log(json ? JSON.stringify(report) : printable(sentence(name, report)));

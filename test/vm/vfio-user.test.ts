@@ -3,8 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { silent } from '../../src/demo/display.js';
-import { runMachine } from '../../src/demo/vm-run.js';
+import type { VmReport } from '../../src/demo/vm-run.js';
 import { eventually } from '../../src/linux/testing.js';
 import { Cable, configure, shown } from '../../src/vm/cable.js';
 import { vfioUserDevice } from '../../src/vm/command-line.js';
@@ -208,8 +207,10 @@ vmTest(
   'bpfhv with our driver in the guest: three upgrades under pings and TCP',
   QEMU,
   async t => {
-    const { signal } = new AbortController();
-    const report = await runMachine({ verbose: false, signal, display: silent });
+    const demo = new Program(['demo', '--vm', '--json']);
+    const { code } = await demo.ended;
+    assert.equal(code, 0, demo.output);
+    const report = JSON.parse(demo.stdout) as VmReport;
     t.diagnostic(JSON.stringify(report));
     assert.deepEqual(report.failures, []);
     assert.equal(report.upgrades.length, 3);
