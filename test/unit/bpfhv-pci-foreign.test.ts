@@ -178,6 +178,18 @@ pciTest('frames come in, by interrupts of the queue', async make => {
       await put(card.device, BAR.DOORBELLS, 0, 1);
       return got >= 200;
     });
+    // Held back, it is pending, and comes when it is let go.
+    await card.device.mask(IRQ.MSIX, RX, true);
+    driver.vectors[RX]!.drain();
+    await until(async () => {
+      driver.poll();
+      await put(card.device, BAR.DOORBELLS, 0, 1);
+      return ((await get(card.device, BAR.MSIX, 2048, 1)) & (1 << RX)) !== 0;
+    });
+    assert.equal(driver.vectors[RX]!.drain(), 0);
+    await card.device.mask(IRQ.MSIX, RX, false);
+    assert.ok(driver.vectors[RX]!.drain() > 0);
+    assert.equal((await get(card.device, BAR.MSIX, 2048, 1)) & (1 << RX), 0);
     await driver.stop();
     assert.equal(driver.received.outOfOrder, 0);
     assert.ok(driver.received.sequence >= got);
