@@ -277,10 +277,10 @@ pciTest('on the bus: ids, class, pin, BARs, capabilities', async make => {
   assert.deepEqual([await config(msix + 4), await config(msix + 8)], [2, 2048 | 2]);
   assert.deepEqual(device.irqs, [1, 0, 5, 0, 0]);
   const own = found.get(0x09)!;
-  assert.equal(await config(own + 2, 1), 12);
-  assert.equal(await config(own + 3, 1), 1, 'version');
-  assert.equal(Buffer.from(new Uint32Array([await config(own + 4)]).buffer).toString(), 'PLNC');
-  assert.equal(await config(own + 8), 1, 'previews');
+  assert.equal(await config(own + 2, 1), 9);
+  assert.equal(Buffer.from(new Uint32Array([await config(own + 3)]).buffer).toString(), 'PLNC');
+  assert.equal(await config(own + 7, 1), 1, 'version');
+  assert.equal(await config(own + 8, 1), 1, 'previews');
 });
 
 pciTest('a guest resets the function by its configuration space', async make => {
