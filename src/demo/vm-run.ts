@@ -21,6 +21,8 @@ import { DemoError } from './errors.js';
 
 const BYTES = 20_000_000;
 const ECHO_INTERVAL_S = 0.02;
+/** In one go: what is on its way at the end of it counts. */
+const ECHOES = 25;
 /** What the NIC is upgraded to, one after the other. */
 const CONTRACTS = ['sring_gso', 'vring_packed', 'sring'] as const;
 const FIRST = 'sring';
@@ -145,15 +147,16 @@ async function upgradeAll(backend: Child, report: VmReport, display: Display): P
   }
 }
 
-/** Pings until `end`, and all of them have to come back. */
+/** Pings until `end`; all of them have to come back. */
 async function echo(vm: Vm, end: Promise<void>): Promise<VmReport['ping']> {
   const said = vm.run(`
-    ping -i ${ECHO_INTERVAL_S} -W 10 ${HOST_IP} >/tmp/ping.log & echo $! >/tmp/ping.pid; wait $!
-    tail -3 /tmp/ping.log`);
+    touch /tmp/pinging
+    while [ -e /tmp/pinging ]; do ping -c ${ECHOES} -i ${ECHO_INTERVAL_S} -W 10 ${HOST_IP} | grep transmitted; done`);
   said.catch(() => {}); // the machine may end before
-  await end.finally(() => vm.run('kill -INT $(cat /tmp/ping.pid)'));
-  const [, sent, received] = /(\d+) packets transmitted, (\d+) packets received/.exec(await said) ?? [];
-  return { sent: Number(sent ?? 0), received: Number(received ?? 0) };
+  await end.finally(() => vm.run('rm /tmp/pinging'));
+  const counts = [...(await said).matchAll(/(\d+) packets transmitted, (\d+) packets received/g)];
+  const sum = (field: 1 | 2) => counts.reduce((total, count) => total + Number(count[field]), 0);
+  return { sent: sum(1), received: sum(2) };
 }
 
 /** Moves noise both ways, each byte compared, again and again until `end`, and at least once. */
