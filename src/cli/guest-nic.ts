@@ -10,11 +10,13 @@ import { bpfhvRamSize } from '../guest/bpfhv/ram-size.js';
 import type { BpfhvTransport } from '../guest/bpfhv/transport.js';
 import { GuestRam, HUGE_PAGE } from '../guest/guest-ram.js';
 import { BpfhvPci } from '../guest/pci/bpfhv-pci.js';
+import { type VirtioFunction, VirtioPci } from '../guest/pci/virtio-pci.js';
 import { VirtioDriver, type VirtioDriverOptions } from '../guest/virtio/driver.js';
 import { KernelDevice } from '../guest/virtio/kernel-device.js';
 import { type VirtioQueueStats, virtioRamSize } from '../guest/virtio/queues.js';
 import { LinuxError } from '../linux/errors.js';
 import { isMacvtap } from '../linux/macvtap.js';
+import { MAX_BUFS } from '../nic/limits.js';
 import { virtioOffloads } from '../nic/virtio-offers.js';
 import type { PortHandle } from '../port/port.js';
 import { openPort } from '../port/registry.js';
@@ -76,8 +78,8 @@ export async function startBpfhvGuest(options: GuestNicOptions): Promise<GuestNi
   });
 }
 
-export interface PciGuestOptions {
-  readonly sizes: DeviceSizes;
+/** What memory a NIC on PCI is to have. */
+export interface PciReserve {
   /** Descriptors of each queue that memory is reserved for; default: as many as there are. */
   readonly maxBufs: number | undefined;
   /** An IOMMU will map the memory, page by page. */
@@ -87,9 +89,9 @@ export interface PciGuestOptions {
 /** A bpfhv NIC on PCI, with a slot for it: to put the device in, and to see to it when it is gone, is the caller's. Queues, buffers and address are the device's. */
 export async function startBpfhvPciGuest(
   options: GuestNicOptions,
-  { sizes, maxBufs, hugePages }: PciGuestOptions,
+  { sizes, maxBufs, hugePages }: PciReserve & { readonly sizes: DeviceSizes },
 ): Promise<{ nic: GuestNic; slot: BpfhvPci }> {
-  const { window, log, later } = options;
+  const { later } = options;
   const { numRxQueues, numTxQueues, numRxBufs, numTxBufs, rxContextSize, txContextSize } = sizes;
   const size = bpfhvRamSize({
     queuePairs: Math.max(numRxQueues, numTxQueues),
@@ -97,12 +99,7 @@ export async function startBpfhvPciGuest(
     contextSize: Math.max(rxContextSize, txContextSize),
     ...(maxBufs === undefined ? {} : { maxBufs }),
   });
-  const small = (why: string): void => {
-    const advice = `sysctl vm.nr_hugepages=${size / HUGE_PAGE} reserves enough`;
-    const risk = 'behind a virtual IOMMU the device may find no ring in one piece';
-    log('warn', `no huge pages for ${size / 2 ** 20} MiB of memory, ${risk}: ${why}: ${advice}`);
-  };
-  const ram = hugePages ? GuestRam.preferHuge(window, size, small) : new GuestRam(window, size);
+  const ram = pciRam(options, size, hugePages);
   later(() => ram.close());
   const slot = new BpfhvPci({ ram, queues: numRxQueues + numTxQueues });
   later(() => slot.close());
@@ -114,6 +111,41 @@ export async function startBpfhvPciGuest(
     hangUp: () => slot.close(),
   });
   return { nic, slot };
+}
+
+/**
+ * A virtio NIC on PCI, likewise: its queues as far as the network device has lanes for them, as many descriptors as they can have.
+ */
+export async function startVirtioPciGuest(
+  options: GuestNicOptions,
+  { found, maxBufs = MAX_BUFS, hugePages }: PciReserve & { readonly found: VirtioFunction },
+): Promise<{ nic: GuestNic; slot: VirtioPci }> {
+  const { window, netdev, later } = options;
+  const queues = Math.min(found.queuePairs, netdev.lanes.length);
+  const bufs = Math.min(2 ** Math.floor(Math.log2(found.queueSize)), maxBufs);
+  const ram = pciRam(options, virtioRamSize(queues, bufs), hugePages);
+  later(() => ram.close());
+  const slot = new VirtioPci({ window, ram, queuePairs: queues });
+  later(() => slot.close());
+  const mac = found.mac ?? options.mac;
+  const driver = await startVirtio({ ...options, queues, bufs, mac }, slot);
+  const nic = guestNic(driver, ram, {
+    connected: () => slot.offer !== null,
+    features: () => driver.features,
+    serve: () => Promise.reject(new Error('devices are put into the slot')),
+    hangUp: () => slot.close(),
+  });
+  return { nic, slot };
+}
+
+/** Memory that a device on PCI reaches. */
+function pciRam({ window, log }: GuestNicOptions, size: number, hugePages: boolean): GuestRam {
+  if (!hugePages) return new GuestRam(window, size);
+  return GuestRam.preferHuge(window, size, why => {
+    const advice = `sysctl vm.nr_hugepages=${size / HUGE_PAGE} reserves enough`;
+    const risk = 'behind a virtual IOMMU the device may find no ring in one piece';
+    log('warn', `no huge pages for ${size / 2 ** 20} MiB of memory, ${risk}: ${why}: ${advice}`);
+  });
 }
 
 function startBpfhv(options: GuestNicOptions, transport: BpfhvTransport): Promise<BpfhvDriver> {

@@ -1,16 +1,15 @@
 /** How `guest` gets at a NIC: by which protocol, with what it needs before, and how it meets the other half. */
-import { probeBpfhv } from '../guest/pci/bpfhv-pci.js';
 import { KernelPci } from '../guest/pci/kernel-pci.js';
 import {
   type GuestNic,
   type GuestNicOptions,
   startBpfhvGuest,
-  startBpfhvPciGuest,
   startVhostKernelGuest,
   startVhostUserGuest,
 } from './guest-nic.js';
 import { type Later, UsageError } from './host.js';
 import type { Log } from './log.js';
+import { probePci } from './pci-device.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { VfioUserLink } from './vfio-user-link.js';
 
@@ -52,7 +51,7 @@ export type Open = (opening: Opening) => Protocol | Promise<Protocol | null>;
 /** Options that don't go with a device on PCI, which has a backend, queues, buffers and an address already. */
 export const NOT_ON_PCI: readonly string[] = [
   ...['bpfhvProxy', 'vhostUser', 'vhostKernel', 'tapBackend', 'connect', 'listen'],
-  ...['queues', 'bufs', 'mac', 'packed'],
+  ...['queues', 'bufs', 'mac'],
 ];
 
 /** The protocol that the options ask for. Throws UsageError. */
@@ -107,17 +106,13 @@ async function openPci(
 ): Promise<Protocol> {
   const access = await KernelPci.open(address);
   later(() => access.close());
-  const found = await probeBpfhv(access);
+  const device = await probePci(access);
   return {
-    queues: found.sizes.numRxQueues,
+    queues: device.queues,
     start: async options => {
-      const { nic, slot } = await startBpfhvPciGuest(options, {
-        sizes: found.sizes,
-        maxBufs,
-        hugePages: true,
-      });
+      const { nic, slot } = await device.start(options, { maxBufs, hugePages: true });
       slot.onGone = reason => nic.onFailure(reason);
-      await slot.plug(access, found);
+      await slot.plug(access, device);
       return nic;
     },
     meet: () => aborted(hangUp.signal),
@@ -140,13 +135,12 @@ async function openVfioUser(
     link.end();
     await meeting.catch(() => {}); // who waits for it hears of it
   });
-  const found = await Promise.race([link.first, meeting, aborted(stop)]);
-  if (!found) return null;
-  const { sizes } = found;
+  const device = await Promise.race([link.first, meeting, aborted(stop)]);
+  if (!device) return null;
   return {
-    queues: sizes.numRxQueues,
+    queues: device.queues,
     start: async options => {
-      const { nic, slot } = await startBpfhvPciGuest(options, { sizes, maxBufs, hugePages: false });
+      const { nic, slot } = await device.start(options, { maxBufs, hugePages: false });
       link.use(slot);
       whenAborted(hangUp.signal, () => link.end());
       return nic;

@@ -43,7 +43,10 @@ export function guestCommand() {
       ]),
     )
     .addOption(
-      new Option('--pci <address>', 'a bpfhv NIC on PCI, as in 0000:01:00.0: queues and buffers are its own')
+      new Option(
+        '--pci <address>',
+        'a bpfhv or virtio NIC on PCI, as in 0000:01:00.0: queues and buffers are its own',
+      )
         .argParser(pciAddress)
         .conflicts([...NOT_ON_PCI, 'vfioUser']),
     )

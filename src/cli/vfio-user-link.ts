@@ -7,20 +7,20 @@
  */
 import type { Channel } from '../control/bpfhv-proxy/index.js';
 import { VfioUserAccess } from '../control/vfio-user/index.js';
-import { type BpfhvFunction, type BpfhvPci, probeBpfhv } from '../guest/pci/bpfhv-pci.js';
 import type { Log } from './log.js';
+import { type PciDevice, type PciSlot, probePci } from './pci-device.js';
 
 /** Of a server that has something else than we want, which will be no better next time. */
 const HOPELESS = new Set(['PCI_DEVICE', 'DRIVER_DEVICE']);
 
 export class VfioUserLink {
   /** What the first device is. Rejects with PciError, DriverError when it is none that can be driven. */
-  readonly first: Promise<BpfhvFunction>;
+  readonly first: Promise<PciDevice>;
   readonly #log: Log;
-  readonly #slot: Promise<BpfhvPci>;
+  readonly #slot: Promise<PciSlot>;
   readonly #ended: Promise<void>;
-  #tellFirst!: { resolve: (found: BpfhvFunction) => void; reject: (error: unknown) => void };
-  #tellSlot!: (slot: BpfhvPci) => void;
+  #tellFirst!: { resolve: (device: PciDevice) => void; reject: (error: unknown) => void };
+  #tellSlot!: (slot: PciSlot) => void;
   #tellEnded!: () => void;
 
   constructor(log: Log) {
@@ -32,7 +32,7 @@ export class VfioUserLink {
   }
 
   /** Devices go in there, those that are connected now as well. */
-  use(slot: BpfhvPci): void {
+  use(slot: PciSlot): void {
     this.#tellSlot(slot);
   }
 
@@ -41,12 +41,12 @@ export class VfioUserLink {
     let access: VfioUserAccess | null = null;
     try {
       access = await VfioUserAccess.open(channel);
-      const found = await probeBpfhv(access);
-      this.#tellFirst.resolve(found);
+      const device = await probePci(access);
+      this.#tellFirst.resolve(device);
       const slot = await Promise.race([this.#slot, this.#ended]);
       if (!slot) return true;
       const gone = new Promise<Error>(resolve => (slot.onGone = resolve));
-      await slot.plug(access, found);
+      await slot.plug(access, device);
       this.#log('info', 'device connected');
       const reason = await Promise.race([gone, this.#ended]);
       if (reason) this.#log('warn', `device lost: ${reason.message}`);

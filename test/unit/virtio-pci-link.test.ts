@@ -247,7 +247,7 @@ test('what is found of a card', async () => {
   await access.write(4, 20, 1, 1);
   const found = await probeVirtioNet(access);
   assert.equal(await access.read(4, 20, 1), 0); // stopped before anything else
-  assert.deepEqual([found.queuePairs, found.controlQueue, found.mac], [2, 4, MAC]);
+  assert.deepEqual([found.queuePairs, found.queueSize, found.controlQueue, found.mac], [2, 256, 4, MAC]);
   const wanted = F.VERSION_1 | F.ACCESS_PLATFORM | NET_FEATURE.MQ | NET_FEATURE.MTU | P.CTRL_VQ;
   assert.equal(found.features & wanted, wanted);
   await access.close();
@@ -275,6 +275,7 @@ class FakeCard extends RegisterFile {
     ]);
     this.sizes.set(REGION.BAR4, 0x4000);
     this.values.set(18, 3);
+    this.values.set(24, 256);
   }
 
   offers(features: bigint, pairs: number): void {
@@ -308,6 +309,7 @@ test('cards that can not be driven', async () => {
     [card => (card.features = F.VERSION_1), /bus's addresses/],
     [card => (card.vectors = 1), /1 MSI-X vectors/],
     [card => card.values.set(18, 1), /1 queues for 1 pairs/],
+    [card => card.values.set(24, 2), /has 2 descriptors/],
     [card => card.offers(several, 0xffff), /3 queues for 65535 pairs/],
     [card => card.offers(several, 0), /3 queues for 0 pairs/],
     [card => (card.gone = true), /pulled out/, 'PCI_GONE'],

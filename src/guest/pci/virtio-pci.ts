@@ -33,6 +33,8 @@ export interface VirtioFunction {
   /** Feature bits. */
   readonly features: bigint;
   readonly queuePairs: number;
+  /** Descriptors that a ring can have. */
+  readonly queueSize: number;
   /** The number of its control queue, where it has several pairs. */
   readonly controlQueue: number;
   /** 6 octets; null: it has no address of its own. */
@@ -54,8 +56,10 @@ export async function probeVirtioNet(access: PciAccess): Promise<VirtioFunction>
   const needed = pairs > 1 ? controlQueue + 1 : 2;
   if (pairs < 1 || queues < needed) throw notVirtio(`${queues} queues for ${pairs} pairs`);
   if (access.vectors < 2) throw notVirtio(`${access.vectors} MSI-X vectors`);
+  const queuePairs = Math.min(pairs, access.vectors >> 1);
+  const queueSize = await registers.queueSize(2 * queuePairs);
   const mac = (features & P.MAC) === 0n ? null : await registers.mac();
-  return { places, features, queuePairs: Math.min(pairs, access.vectors >> 1), controlQueue, mac };
+  return { places, features, queuePairs, queueSize, controlQueue, mac };
 }
 
 export interface VirtioPciOptions {

@@ -11,6 +11,8 @@ import type { VirtioPlaces } from './virtio-places.js';
 
 /** How long a device may take for its reset, milliseconds. */
 const PATIENCE = 5000;
+/** Descriptors: with fewer a ring is of no use. */
+const MIN_SIZE = 4;
 /** Bytes of a notification. */
 export const NOTIFY_SIZE = 2;
 
@@ -43,6 +45,17 @@ export class VirtioRegisters {
     const mac = new Uint8Array(6);
     for (const i of mac.keys()) mac[i] = await this.own(NET_CONFIG.MAC + i, 1);
     return mac;
+  }
+
+  /** Descriptors that each of the first `queues` queues can have. */
+  async queueSize(queues: number): Promise<number> {
+    let least = 0xffff;
+    for (let index = 0; index < queues; index++) {
+      await this.set(COMMON.QUEUE_SELECT, index, 2);
+      least = Math.min(least, await this.get(COMMON.QUEUE_SIZE, 2));
+    }
+    if (least < MIN_SIZE) throw new PciError('PCI_DEVICE', `a queue of the device has ${least} descriptors`);
+    return least;
   }
 
   /** Feature bits that are offered. */
