@@ -156,5 +156,5 @@ async function openVfioUser(
 }
 
 function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => whenAborted(signal, resolve));
+  return new Promise(resolve => whenAborted(signal, () => resolve()));
 }
