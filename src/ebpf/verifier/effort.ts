@@ -5,7 +5,7 @@ import { Refusal } from './step.js';
 
 /** Units of work, each about that of one instruction on a state with little on its stack: less than a second in all. */
 const MAX_WORK = 1 << 16;
-/** Instructions that a run may execute: more than a guest lets it run for. */
+/** Instructions that a run may execute: more than any guest lets it run for. */
 const MAX_LENGTH = 1 << 20;
 
 /** A loop that is being followed. */
