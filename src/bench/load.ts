@@ -1,5 +1,5 @@
 /**
- * What a contract costs before its first packet: verifying and compiling all programs of a device, in processes that have never done so.
+ * What a contract costs before its first packet: verifying and compiling all programs of a device, in processes that have never seen them.
  *
  *   load/TYPE/verify   load/TYPE/jit   ms, medians over fresh processes
  *   load/TYPE/guards                   accesses that are checked while programs run, beside as many as would be without a proof
