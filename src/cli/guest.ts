@@ -167,6 +167,7 @@ interface ProtocolOptions {
   readonly tapBackend?: string;
   readonly packed?: true;
   readonly keyFile?: string;
+  readonly workers: number;
 }
 
 /** How the NIC is started, and the socket at which its backend is met; undefined: the kernel needs none. Throws UsageError. */
@@ -174,11 +175,13 @@ function protocolOf(options: ProtocolOptions): {
   start: (nic: GuestNicOptions) => Promise<GuestNic>;
   path: string | undefined;
 } {
-  const { bpfhvProxy, vhostUser, vhostKernel = false, tapBackend, packed, keyFile } = options;
+  const { bpfhvProxy, vhostUser, vhostKernel = false, tapBackend, packed, keyFile, workers } = options;
   if ((tapBackend !== undefined) !== vhostKernel)
     throw new UsageError('--vhost-kernel and --tap-backend IFNAME go together');
   if (bpfhvProxy === undefined && keyFile !== undefined)
     throw new UsageError('--key-file is for --bpfhv-proxy: virtio has no programs that could seal');
+  if (keyFile !== undefined && workers > 1)
+    throw new UsageError('--key-file needs one worker, which alone can know what packets have come before');
   if (bpfhvProxy !== undefined) {
     if (packed)
       throw new UsageError('--packed is for virtio: over --bpfhv-proxy the ring format is the backend’s');
