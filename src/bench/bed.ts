@@ -117,7 +117,7 @@ export function bpfhvBed(device: DeviceType, direction: Direction, length: numbe
     },
     driver: own.address,
     queue: hostQueue.address,
-    place: { contextSize, stackBase: host.stackBase },
+    place: { contextSize, num: NUM, stackBase: host.stackBase },
     install(modules, idle = false) {
       const implementations = idle ? new Map([...helpers, [RX_PKT_ALLOC, calls.helper_nothing]]) : helpers;
       for (const { number, section } of PROGRAMS) {

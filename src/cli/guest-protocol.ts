@@ -25,6 +25,7 @@ export interface ProtocolOptions {
   readonly maxBufs?: number;
   readonly packed?: true;
   readonly keyFile?: string;
+  readonly workers: number;
 }
 
 export interface Protocol {
@@ -57,12 +58,14 @@ export const NOT_ON_PCI: readonly string[] = [
 /** The protocol that the options ask for. Throws UsageError. */
 export function protocolOf(options: ProtocolOptions): { readonly place: string; readonly open: Open } {
   const { bpfhvProxy, vhostUser, vhostKernel = false, tapBackend, pci, vfioUser } = options;
-  const { maxBufs, packed, keyFile } = options;
+  const { maxBufs, packed, keyFile, workers } = options;
   if ((tapBackend !== undefined) !== vhostKernel)
     throw new UsageError('--vhost-kernel and --tap-backend IFNAME go together');
   const onPci = pci ?? vfioUser;
   if (keyFile !== undefined && (vhostUser ?? tapBackend) !== undefined)
     throw new UsageError('--key-file is for bpfhv: virtio has no programs that could seal');
+  if (keyFile !== undefined && workers > 1)
+    throw new UsageError('--key-file needs one worker, which alone can know what packets have come before');
   if (maxBufs !== undefined && onPci === undefined)
     throw new UsageError('--max-bufs is for --pci and --vfio-user: elsewhere no upgrade changes --bufs');
   if (bpfhvProxy !== undefined) {

@@ -21,6 +21,7 @@ import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
 import { verify } from '../../src/ebpf/verifier/index.js';
 import { BUFFER_PAIR, DriverQueues } from '../../src/guest/bpfhv/contract.js';
 import { BPFHV_HELPERS, helperImplementations } from '../../src/guest/bpfhv/helpers.js';
+import { runBudget } from '../../src/guest/bpfhv/programs.js';
 import { PROGRAMS, promisesTo } from '../../src/guest/bpfhv/registers.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { eventually as tryFor } from '../../src/linux/testing.js';
@@ -40,7 +41,6 @@ export type Direction = 'tx' | 'rx';
 const PAGE = 4096;
 const SMP_MB_FULL = 0x4b8f0009;
 const CANARY = 0xa5;
-const BUDGET = 65536;
 
 /** One for all testbeds of the process: a window is 4 GiB of addresses. */
 export const window = Window.create();
@@ -269,7 +269,7 @@ export class Testbed {
       ...(verdict.accepted
         ? { unguarded: verdict.unguarded, promised: verdict.promised, confined: true }
         : {}),
-      budget: verdict.accepted && !verdict.budget ? Number.POSITIVE_INFINITY : BUDGET,
+      budget: verdict.accepted && !verdict.budget ? Number.POSITIVE_INFINITY : runBudget(this.num),
       stackBase: this.stack,
       sharedMemory: true,
       memoryPages: WINDOW_PAGES,
@@ -288,7 +288,7 @@ export class Testbed {
       memory: window.memory,
       contextSize: this.rx.contextSize,
       stackBase: this.stack,
-      budget: BUDGET,
+      budget: runBudget(this.num),
       helpers: this.#helpers(barriers),
       implementations,
     };

@@ -59,6 +59,7 @@ const USAGE: readonly (readonly [title: string, words: readonly string[], says: 
   ['an unknown command', ['frob'], /unknown command 'frob'/],
   ['a command misspelt', ['serv'], /unknown command 'serv'\. Did you mean serve\?/],
   ['help on an unknown command', ['help', 'frob'], /unknown command 'frob'/],
+  ['a key and several workers', guest('--key-file', '/x', '--workers', '2'), /--key-file needs one worker/],
   ['half a command', ['ebpf'], /ebpf needs a command.*polynic ebpf --help/],
   ['an unknown option', serve('--frob'), /unknown option '--frob'/],
   ['a word too many', serve('extra'), /too many arguments/],
