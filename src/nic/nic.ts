@@ -376,17 +376,24 @@ export class Nic implements NicControl {
     await this.#workers.run(this.#contract.device.name, direction, queues);
   }
 
-  /** Port and way of waiting, between two turns of the worker. */
+  /** Port and way of waiting, between two turns of the worker. Throws when the port can't be used, and both are as before. */
   async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
+    if (port) await this.#changePort(port);
     if (spin !== undefined) await this.#workers.setSpin(spin);
-    if (port) {
-      this.#offloads = offloadsOf(this.#contract.agreed, 'rx');
-      port.setOffloads?.(this.#offloads);
-      const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+  }
+
+  async #changePort(port: PortHandle): Promise<void> {
+    const offloads = offloadsOf(this.#contract.agreed, 'rx');
+    port.setOffloads?.(offloads);
+    const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+    try {
       for (const direction of running) await this.#workers.stop(direction, false);
       await this.#workers.setPort(port);
+      this.#offloads = offloads;
       this.#useLanes();
-      for (const direction of running) await this.#start(direction);
+    } finally {
+      // By whichever port it is now, unless nothing moves any more.
+      if (!this.#workers.failure) for (const direction of running) await this.#start(direction);
     }
   }
 
