@@ -7,7 +7,7 @@ import type { Arena } from '../memory/arena.js';
 import type { Window } from '../memory/window.js';
 import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
-import type { Lack, QueueStart, WorkerCommand, WorkerData, WorkerEvent } from './commands.js';
+import type { Lacks, QueueStart, WorkerCommand, WorkerData, WorkerEvent } from './commands.js';
 import type { Direction } from './control.js';
 import { Crew, deal } from './crew.js';
 
@@ -41,8 +41,8 @@ export class Workers {
   #failure: Error | null = null;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
-  /** Called when a queue stands still because of addresses: with that of its structure, and buffers that are to be in the window. */
-  onMiss: (queue: number, lacks: readonly Lack[]) => void = () => {};
+  /** Called when a queue stands still because of addresses: with that of its structure, and buffers that are to be in the window, as a WorkerEvent tells them. */
+  onMiss: (queue: number, lacks: Lacks | null) => void = () => {};
 
   private constructor(
     { port, spin = false, log = () => {} }: WorkersOptions,
