@@ -37,6 +37,7 @@ const c = {
   memfd_create: lib.func('int memfd_create(const char *name, unsigned int flags)'),
   mmap: lib.func('intptr_t mmap(void *at, size_t length, int protection, int flags, int fd, int64_t offset)'),
   munmap: lib.func('int munmap(void *at, size_t length)'),
+  memcpy: lib.func('void memcpy(uintptr_t to, uintptr_t from, size_t length)'),
   eventfd: lib.func('int eventfd(unsigned int initial, int flags)'),
 
   socket: lib.func('int socket(int domain, int type, int protocol)'),
@@ -130,6 +131,8 @@ export const memfdCreate = (name: string, flags: number): number => result(c.mem
 export const mmap = (at: number, length: number, prot: number, flags: number, fd: number, offset: number) =>
   result(c.mmap(at, length, prot, flags, fd, offset));
 export const munmap = (at: number, length: number): number => result(c.munmap(at, length));
+/** Both are addresses, of bytes that do not overlap. */
+export const memcpy = (to: number, from: number, length: number): void => c.memcpy(to, from, length);
 export const eventfd = (initial: number, flags: number): number => result(c.eventfd(initial, flags));
 
 // ---- sockets ----

@@ -9,6 +9,8 @@
  *     ├─────────────────────┴──────────────────────┘     the old contract goes on
  *     └── the guest leaves: the next guest gets the new contract
  * ```
+ * Where the wish names a port that can't be used, the guest has the former contract announced to it after the swap, as if somebody had wished for it.
+ *
  * The old contract runs until the swap, which is the first enable after a stop for which contexts of the new one have been set. Meanwhile features,
  * sizes and programs are the next one's for a guest that asks, and what it prepares goes there.
  */
@@ -164,13 +166,20 @@ export class Contracts {
 
   /** From the present contract to the one that is announced: the guest has prepared itself for it, or has not begun to use either. */
   async swap(): Promise<void> {
-    const next = this.#take();
+    const { contract, wish, settle } = this.#take();
     const { device, mask, parameters } = this.#present;
-    this.#former = { terms: { device, mask, parameters }, until: performance.now() + REGRET_MS };
-    next.contract.inherit(this.#present);
-    this.#replace(next.contract);
-    this.#host.log('info', `upgraded from ${device.name} to ${next.contract.device.name}`);
-    await this.#carryOut(next, next.contract.begun ? 'done' : 'waiting');
+    const terms = { device, mask, parameters };
+    this.#former = { terms, until: performance.now() + REGRET_MS };
+    contract.inherit(this.#present);
+    this.#replace(contract);
+    this.#host.log('info', `upgraded from ${device.name} to ${contract.device.name}`);
+    try {
+      if (wish) await this.#host.change(wish);
+      settle(contract.begun ? 'done' : 'waiting');
+    } catch (error) {
+      this.#goBack(terms, error as Error);
+      settle(error as Error);
+    }
   }
 
   /** Nothing runs any more. */
@@ -181,22 +190,16 @@ export class Contracts {
 
   /** The guest has gone: the next one finds what was announced to this one. */
   async left(): Promise<void> {
-    try {
-      await this.#turnOver();
-    } finally {
-      this.#present.dropQueues();
-      this.#present.agree(0n);
-    }
+    await this.#turnOver();
+    this.#present.dropQueues();
+    this.#present.agree(0n);
   }
 
   /** The guest begins anew, and finds what was announced to it; with as many queues. */
   async restart(): Promise<void> {
-    try {
-      await this.#turnOver();
-    } finally {
-      this.#present.dropContexts();
-      this.#present.agree(0n);
-    }
+    await this.#turnOver();
+    this.#present.dropContexts();
+    this.#present.agree(0n);
   }
 
   close(): void {
@@ -215,18 +218,49 @@ export class Contracts {
     const { mask, parameters } = this.#present;
     if (bufs !== undefined && !parameters)
       throw new NicError('NIC_PARAMETERS', `${bufs} buffers: nobody has asked for queues yet`);
-    const contract = this.#make({
+    const terms = {
       ...{ device: to, mask: features ?? mask },
       parameters:
         parameters && bufs !== undefined ? { ...parameters, numRxBufs: bufs, numTxBufs: bufs } : parameters,
-    });
-    if (parameters === null) {
-      this.#replace(contract);
-      await this.#host.change(wish);
-      return { from, to, outcome: Promise.resolve('waiting') };
+    };
+    const { outcome } = await this.#propose(terms, wish);
+    return { from, to, outcome };
+  }
+
+  /** Makes the contract, and announces it to the guest; for the next guest when none is there. Comes to what that comes to. */
+  async #propose(terms: Terms, wish: UpgradeWish): Promise<{ outcome: Promise<Outcome> }> {
+    const contract = this.#make(terms);
+    if (this.#present.parameters === null) {
+      await this.#offerNext(contract, wish);
+      return { outcome: Promise.resolve('waiting') };
     }
-    this.#host.log('info', `upgrade from ${from.name} to ${to.name} announced`);
-    return { from, to, outcome: this.#announce(contract, wish) };
+    this.#host.log('info', `upgrade from ${this.#present.device.name} to ${terms.device.name} announced`);
+    return { outcome: this.#announce(contract, wish) };
+  }
+
+  /** The next guest gets the contract. Throws when the rest of what was wished for can't be done: it gets the present one. */
+  async #offerNext(contract: Contract, wish: UpgradeWish): Promise<void> {
+    try {
+      await this.#host.change(wish);
+    } catch (error) {
+      contract.close();
+      throw error;
+    }
+    this.#replace(contract);
+  }
+
+  /** The guest has begun with a contract, but the rest of the wish can't be done. */
+  #goBack(terms: Terms, { message }: Error): void {
+    this.#host.log('warn', `back to ${terms.device.name}: ${message}`);
+    void this.#host.inTurn(async () => {
+      if (this.#next) return; // somebody has found something else to be better
+      try {
+        const { outcome } = await this.#propose(terms, {});
+        outcome.catch(() => {}); // it has been logged
+      } catch (error) {
+        this.#host.log('error', `${terms.device.name} can't be announced: ${(error as Error).message}`);
+      }
+    });
   }
 
   /** Throws NicError NIC_PARAMETERS when its queues can't have as many descriptors, and when programs can't be read. */
@@ -293,8 +327,10 @@ export class Contracts {
     this.#astray = false;
     const next = this.#next && this.#take();
     if (next?.wish) {
-      this.#replace(next.contract);
-      await this.#carryOut(next, 'waiting');
+      await this.#offerNext(next.contract, next.wish).then(
+        () => next.settle('waiting'),
+        (error: Error) => next.settle(error),
+      );
     } else next?.contract.close();
   }
 
@@ -317,17 +353,6 @@ export class Contracts {
     const next = this.#next!;
     this.#next = null;
     return next;
-  }
-
-  /** The rest of what was wished for. */
-  async #carryOut({ wish, settle }: Announcement, outcome: Outcome): Promise<void> {
-    try {
-      if (wish) await this.#host.change(wish);
-      settle(outcome);
-    } catch (error) {
-      settle(error as Error);
-      throw error;
-    }
   }
 
   #replace(contract: Contract): void {

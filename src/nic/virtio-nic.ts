@@ -133,11 +133,10 @@ export class VirtioNic implements VhostControl {
     });
   }
 
-  /** Changes the port, or how the workers wait, under a running guest. */
+  /** Changes the port, or how the workers wait, under a running guest. Rejects when the port can't be used, and both are as before. */
   change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<UpgradeReport> {
     return this.#exclusive(async () => {
       const start = performance.now();
-      if (spin !== undefined) await this.#workers.setSpin(spin);
       if (port) {
         await this.#rings.rearrange(ALL, async () => {
           port.setOffloads?.(this.#receiveOffloads);
@@ -145,6 +144,7 @@ export class VirtioNic implements VhostControl {
           this.#rings.portChanged();
         });
       }
+      if (spin !== undefined) await this.#workers.setSpin(spin);
       return { outcome: 'done', from: VIRTIO, to: VIRTIO, ms: performance.now() - start };
     });
   }
