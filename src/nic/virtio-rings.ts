@@ -199,13 +199,15 @@ export class VirtioRings {
     const { ground } = stage;
     for (const ring of this.all) {
       if (!ring.complete || ring.placed) continue;
+      const told = ring.base;
       try {
         this.#checkTranslations(ring);
         if (!ground) throw new NicError('NIC_NO_MEMORY', 'there is no memory');
         ring.place(ground);
         ring.complaint = '';
         ring.setLog(stage.logGround);
-        say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from 0x${ring.base.toString(16)}`);
+        const where = `0x${ring.base.toString(16)}${ring.base === told ? '' : `, not 0x${told.toString(16)}`}`;
+        say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from ${where}`);
       } catch (error) {
         const { message, code } = error as Error & { code?: string };
         if (message === ring.complaint) continue;
