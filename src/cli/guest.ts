@@ -32,6 +32,7 @@ import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
 import { printStats } from './stats.js';
+import { tellOffloads } from './tap-offloads.js';
 import { asTap, watchTap } from './tap-watch.js';
 
 const MAX_QUEUE_PAIRS = 8;
@@ -86,6 +87,7 @@ export function guestCommand() {
 
         const netdev = openPort(options.netdev, host, options.queues);
         later(() => netdev.close());
+        tellOffloads(netdev, log);
         const tap = asTap(netdev);
         /** For a parent, who asks now and then. */
         const fresh: Blackout[] = [];
