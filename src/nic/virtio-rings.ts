@@ -98,8 +98,8 @@ export class VirtioRings {
         ring.move(ground);
         ring.setLog(stage.logGround);
       } catch (error) {
-        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
         ring.displace();
+        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
       }
     }
     former?.close();

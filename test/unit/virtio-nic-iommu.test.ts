@@ -9,6 +9,7 @@ import {
 } from '../../src/control/vhost-user/index.js';
 import { eventually } from '../../src/linux/testing.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
+import { arena } from '../compliance/testbed.js';
 import { qemu7 } from './vhost-user-scripts.js';
 import { type VirtioRig, virtioTest } from './virtio-rig.js';
 
@@ -131,6 +132,47 @@ virtioTest('large translations, and permissions', async start => {
   assert.ok(!rig.nic.running, 'used rings are to be written');
   iommu.close();
 });
+
+virtioTest(
+  'no room for a table: what was taken back is not used, memory goes, nothing stays behind',
+  async start => {
+    const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
+    const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+    const iommu = await begin(rig);
+    iommu.size = 1n << 32n;
+    const all = SHIFT + rig.ram.guestPhysicalAddress;
+    assert.ok(await iommu.update(all));
+    await eventually(() => rig.nic.running);
+    const filled = fillArena();
+    const last = rig.place.regions.at(-1)!;
+    await rig.peer.confirm('REM_MEM_REG', { pad: 0n, ...last }); // done or refused
+    assert.ok(await iommu.invalidate(all, 1n << 32n));
+    assert.ok(!rig.nic.running);
+    const before = rig.packets(1);
+    rig.publish(10);
+    await rig.peer.settle();
+    assert.equal(rig.packets(1), before);
+    for (const address of filled) arena.free(address);
+    await rig.peer.confirm('REM_MEM_REG', { pad: 0n, ...last });
+    assert.ok(await rig.peer.confirm('ADD_MEM_REG', { pad: 0n, ...last }, [rig.ram.fd.dup()]));
+    assert.ok(await iommu.update(all));
+    await eventually(() => rig.packets(1) === before + 10);
+    iommu.close();
+  },
+);
+
+/** Leaves no room in the arena, and returns what is to be freed. */
+function fillArena(): number[] {
+  const filled: number[] = [];
+  for (let size = 2 ** 26; size >= 64; ) {
+    try {
+      filled.push(arena.allocate(size));
+    } catch {
+      size /= 2;
+    }
+  }
+  return filled;
+}
 
 virtioTest('translations that can not be are refused', async start => {
   const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
