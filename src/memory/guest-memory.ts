@@ -298,14 +298,14 @@ export class RegionTable {
   }
 
   /**
-   * Window address of [gpa, gpa + length), which must lie in one region, a writable one; it stays valid until as many `unpin` or the last table of
+   * Window address of [gpa, gpa + length), which must lie in one region, a writable one unless `write` is false; it stays valid until as many `unpin` or the last table of
    * that memory is closed. Throws MemoryError MEMORY_ADDRESS when it does not, or when the address is no multiple of `alignment`
    * (WASM atomics trap on those); MEMORY_FULL.
    */
-  pin(gpa: bigint, length: number, alignment: number): number {
+  pin(gpa: bigint, length: number, alignment: number, write = true): number {
     const region = this.#find(gpa, length);
     if (!region) throw notThere(gpa, length);
-    if ((region.denied & L.DENY_WRITE) !== 0) {
+    if (write && (region.denied & L.DENY_WRITE) !== 0) {
       const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
       throw new MemoryError('MEMORY_ADDRESS', `${where} may not be written`);
     }

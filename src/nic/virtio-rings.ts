@@ -7,6 +7,8 @@
  * ```
  * So nothing is changed under a worker, and a request is done when its answer goes out.
  */
+
+import type { Miss } from '../ring/virtio/virtq.js';
 import { type Lack, VIRTIO } from './commands.js';
 import { NicError } from './control.js';
 import type { VirtioHost } from './virtio-host.js';
@@ -16,6 +18,10 @@ import type { PairStart, Workers } from './workers.js';
 
 /** A ring waits for a header or a table of descriptors to be in the window: no more than this of it is of use at once. */
 const MAX_REACH = 65536;
+
+/** Why a ring stands still that has no translations. */
+const ASKED = 'its addresses are not translated yet';
+const CAN_NOT_ASK = 'the front end has no channel for questions';
 
 /** Which rings a change concerns. */
 export type Concerned = (ring: Vring) => boolean;
@@ -117,10 +123,7 @@ export class VirtioRings {
     const ring = this.all.find(({ virtq }) => virtq.address === queue);
     if (!ring?.placed || this.#quiet) return;
     const miss = lacks.length === 0 ? ring.virtq.miss : null;
-    if (miss?.kind === 'translation') {
-      stage.ask?.(miss.address, ring.direction === 'rx');
-      return;
-    }
+    if (miss && miss.kind !== 'window') return this.#askFor(ring, miss);
     try {
       await this.rearrange(ALL, () => {
         const { table } = stage.memory;
@@ -136,6 +139,19 @@ export class VirtioRings {
       // It would be back at once with the same wish.
       say('warn', `ring ${ring.index} is stopped: ${(error as Error).message}`);
       await this.rearrange(only(ring), () => ring.stop());
+      ring.signalError();
+    }
+  }
+
+  /** The ring waits until it is told. */
+  #askFor(ring: Vring, { address, kind }: Miss): void {
+    const { stage, say } = this.#options;
+    try {
+      if (!stage.ask) throw new NicError('NIC_TRANSLATION', CAN_NOT_ASK);
+      stage.ask(address, kind === 'write');
+    } catch (error) {
+      const what = `ring ${ring.index} waits for the translation of 0x${address.toString(16)}`;
+      say('warn', `${what}: ${(error as Error).message}`);
       ring.signalError();
     }
   }
@@ -209,17 +225,17 @@ export class VirtioRings {
         const where = `0x${ring.base.toString(16)}${ring.base === told ? '' : `, not 0x${told.toString(16)}`}`;
         say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from ${where}`);
       } catch (error) {
-        const { message, code } = error as Error & { code?: string };
+        const { message } = error as Error;
         if (message === ring.complaint) continue;
         ring.complaint = message;
-        if (code === 'NIC_TRANSLATION') continue; // it was asked for
+        if (message === ASKED) continue;
         say('warn', `ring ${ring.index} can't run: ${message}`);
         ring.signalError();
       }
     }
   }
 
-  /** Throws NicError NIC_TRANSLATION when the ring's areas are not known, or may not be used as they have to be. Those are asked for. */
+  /** Throws NicError NIC_TRANSLATION when the ring's areas are not known, or may not be used as they have to be. Those are asked for; throws what that throws. */
   #checkTranslations(ring: Vring): void {
     const { translates, features, iotlb, ask } = this.#options.stage;
     if (!translates) return;
@@ -229,6 +245,6 @@ export class VirtioRings {
       .filter(({ iova }) => iova !== null);
     if (missing.length === 0) return;
     for (const { iova, write } of missing) ask?.(iova!, write);
-    throw new NicError('NIC_TRANSLATION', 'its addresses are not translated yet');
+    throw new NicError('NIC_TRANSLATION', ask ? ASKED : CAN_NOT_ASK);
   }
 }

@@ -517,7 +517,7 @@ for (const format of ['split', 'packed'] as const) {
         const wanted = missing.gpa > hole ? missing : { gpa: hole, length: 40 };
         // The part of it that is in the first region was found.
         assert.deepEqual(queue.miss, {
-          kind: 'translation',
+          kind: 'read',
           address: missing.gpa > hole ? wanted.gpa : hole,
           length: wanted.length,
         });
@@ -549,13 +549,19 @@ for (const format of ['split', 'packed'] as const) {
       own.reset();
       own.tx.driver.add([good], false, hole);
       own.tx.driver.publish();
-      own.bytes.fill(
-        0xa5,
-        Number(hole - own.ram.guestPhysicalAddress),
-        Number(hole - own.ram.guestPhysicalAddress) + 4096,
-      );
+      own.rx.driver.add([{ gpa: slot(own, 1), length: 1530 }], true, hole);
+      own.rx.driver.publish();
+      const page = Number(hole - own.ram.guestPhysicalAddress);
+      own.bytes.fill(0xa5, page, page + 4096);
       assert.equal(pop(own), 0);
-      assert.deepEqual(own.tx.queue.miss, { kind: 'translation', address: hole, length: 16 }, 'a table');
+      assert.deepEqual(own.tx.queue.miss, { kind: 'read', address: hole, length: 16 }, 'a table');
+      assert.equal(room(own), 0);
+      assert.deepEqual(own.rx.queue.miss, { kind: 'read', address: hole, length: 16 }, 'also to receive');
+      own.reset();
+      own.rx.driver.add([{ gpa: hole, length: 1530 }], true);
+      own.rx.driver.publish();
+      assert.equal(room(own), 0);
+      assert.deepEqual(own.rx.queue.miss, { kind: 'write', address: hole, length: 1530 });
     });
 
     it('headers and tables outside of the window are misses, payload is not', () => {
