@@ -10,7 +10,7 @@
  *
  * Numbers: <linux/if_tun.h>, <linux/sockios.h>.
  */
-import { check, EBADFD, EINVAL, LinuxError } from './errors.js';
+import { check, EBADFD, EINVAL, ENOLINK, LinuxError } from './errors.js';
 import { OwnedFd } from './fd.js';
 import { ioctl, ioctlValue, open } from './libc.js';
 import { inNetns } from './netns.js';
@@ -124,9 +124,10 @@ export class Tap {
     check(ioctl(this.fd, TUNSETQUEUE, request), 'ioctl TUNSETQUEUE', this.name);
   }
 
-  /** False once the interface was deleted; renamed or moved to another namespace, it still exists. */
+  /** False once the interface was deleted, which a macvtap says in its own way; renamed or moved to another namespace, it still exists. */
   get exists(): boolean {
-    return ioctl(this.fd, SIOCGIFHWADDR, interfaceRequest(this.name)) !== -EBADFD;
+    const result = ioctl(this.fd, SIOCGIFHWADDR, interfaceRequest(this.name));
+    return result !== -EBADFD && result !== -ENOLINK;
   }
 
   /** The interface's own address, 6 bytes: the kernel's end of the cable. */
