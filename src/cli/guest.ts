@@ -1,5 +1,4 @@
 /** `polynic guest`: the guest's side of a NIC in a process of its own, with the operating system's network device as its other end. */
-import { randomBytes } from 'node:crypto';
 import { Command, Option } from '@commander-js/extra-typings';
 import type { Blackout } from '../guest/bpfhv/commands.js';
 import { readKeyFile } from '../guest/bpfhv/seal-key.js';
@@ -28,6 +27,7 @@ import {
   writePidfile,
 } from './host.js';
 import { createLog } from './log.js';
+import { randomMac } from './mac.js';
 import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { meetPeers, whenAborted } from './peers.js';
@@ -196,11 +196,4 @@ function protocolOf(options: ProtocolOptions): {
 function onlyOnce(work: () => Promise<void>): () => Promise<void> {
   let done: Promise<void> | null = null;
   return () => (done ??= work());
-}
-
-/** A locally administered unicast address. */
-function randomMac(): Uint8Array {
-  const mac = randomBytes(6);
-  mac[0] = (mac[0]! & 0xfc) | 2;
-  return mac;
 }

@@ -4,14 +4,20 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from '@commander-js/extra-typings';
+import { formatMac, parseMac } from '../linux/ip-address.js';
 import { MAX_QUEUE_PAIRS } from '../nic/limits.js';
 import { portUsage } from '../port/registry.js';
 import { machineArgs, nicArgs, quoted } from '../vm/command-line.js';
 import { type Accelerator, findQemu } from '../vm/qemu.js';
 import { runVm } from '../vm/run.js';
 import { cleaningUp, UsageError, untilStopped, wholeNumber } from './host.js';
+import { macAfter, randomMac } from './mac.js';
 
 const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
+
+/** Each NIC has a process of its own here, so that a switch would have one port. */
+const SWITCH =
+  '--port switch:… joins NICs of one process, and here each has its own: write them into a file for `polynic serve --config`, and give QEMU the words that --dry-run prints with their sockets';
 
 export function vmCommand() {
   return new Command('vm')
@@ -27,6 +33,10 @@ export function vmCommand() {
         .default('vhost-user'),
     )
     .option('--queues <n>', 'queue pairs of each NIC', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
+    .option(
+      '--mac <address>',
+      "the first NIC's address, from which others are counted (default: a random one)",
+    )
     .option('--qemu <path>', 'the QEMU to run', 'qemu-system-x86_64')
     .addOption(
       new Option('--accel <kind>', 'kvm needs /dev/kvm, which is the default where it can be used').choices([
@@ -49,6 +59,8 @@ export function vmCommand() {
         if (!options.kernel && (options.initrd || options.append)) {
           throw new UsageError('--initrd and --append belong to a --kernel');
         }
+        if (options.port.some(spec => /^switch(:|$)/.test(spec))) throw new UsageError(SWITCH);
+        const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
         const qemu = findQemu(options.qemu);
         const accelerator = (options.accel as Accelerator | undefined) ?? (canUseKvm() ? 'kvm' : 'tcg');
         const folder = options.dryRun ? '/run' : mkdtempSync(join(tmpdir(), 'polynic-vm-'));
@@ -56,6 +68,7 @@ export function vmCommand() {
         const nics = options.port.map((port, n) => ({
           port,
           id: `nic${n}`,
+          mac: formatMac(macAfter(mac, n)),
           socket: join(folder, `nic${n}.sock`),
         }));
         const backends = nics.map(({ port, socket }) => [
@@ -68,8 +81,14 @@ export function vmCommand() {
         });
         const words = [
           ...[qemu.path, ...machine],
-          ...nics.flatMap(({ id, socket }) => {
-            const nic = { kind: 'vhost-user', listener: 'qemu', socket, queues: options.queues } as const;
+          ...nics.flatMap(({ id, socket, mac }) => {
+            const nic = {
+              kind: 'vhost-user',
+              listener: 'qemu',
+              socket,
+              mac,
+              queues: options.queues,
+            } as const;
             return nicArgs(qemu, accelerator, nic, id);
           }),
           ...(further.length > 0 ? further : ['-nographic']),
