@@ -145,8 +145,9 @@ export const VIRTQ_IN_ORDER = 16;
 export const VIRTQ_IOTLB = 32; // an address that is in no region may come to be in one: it is a miss, not a mistake
 export const VIRTQ_RECEIVE = 64; // a receive queue
 
-export const MISS_TRANSLATION = 1; // no region holds it
-export const MISS_WINDOW = 2; // we have to read or write it, and it is not in the window
+export const MISS_READ = 1; // no region holds it; it is to be read
+export const MISS_WRITE = 2; // … to be written
+export const MISS_WINDOW = 3; // we have to read or write it, and it is not in the window
 
 // Descriptors of virtqueues: u64 address, u32 length, then u16 flags, u16 next (split, tables) | u16 id, u16 flags (packed).
 export const VDESC_SIZE = 16;

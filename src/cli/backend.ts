@@ -71,7 +71,7 @@ export class Backend {
     const undo = new Undo();
     try {
       const control: Control = openControl(options, DEFAULT_NAME, log, undo.later);
-      const port = new ServedPort(options.port, host, options.queues);
+      const port = new ServedPort(options.port, host, options.queues, log);
       undo.later(() => port.close());
       const warn = sparing(log);
       const nic = await START[options.kind]({

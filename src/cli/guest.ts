@@ -26,6 +26,7 @@ import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
 import { whenAborted } from './peers.js';
 import { printStats } from './stats.js';
+import { tellOffloads } from './tap-offloads.js';
 import { asTap, watchTap } from './tap-watch.js';
 
 const MAX_QUEUE_PAIRS = 8;
@@ -102,6 +103,7 @@ export function guestCommand() {
         const { start, meet, queues: pairs = options.queues } = protocol;
         const netdev = openPort(options.netdev, host, Math.min(pairs, MAX_QUEUE_PAIRS));
         later(() => netdev.close());
+        tellOffloads(netdev, log);
         const tap = asTap(netdev);
         /** For a parent, who asks now and then. */
         const fresh: Blackout[] = [];

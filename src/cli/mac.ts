@@ -18,3 +18,11 @@ export function randomMac(): Uint8Array {
   mac[0] = (mac[0]! & 0xfc) | 2;
   return mac;
 }
+
+/** The address that many further on, in its last three octets, which go round. */
+export function macAfter(mac: Uint8Array, n: number): Uint8Array {
+  const next = Uint8Array.from(mac);
+  const number = (((mac[3]! << 16) | (mac[4]! << 8) | mac[5]!) + n) & 0xff_ffff;
+  next.set([number >> 16, (number >> 8) & 0xff, number & 0xff], 3);
+  return next;
+}

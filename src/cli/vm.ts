@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from '@commander-js/extra-typings';
+import { formatMac } from '../linux/ip-address.js';
 import { MAX_QUEUE_PAIRS } from '../nic/limits.js';
 import { portUsage } from '../port/registry.js';
 import { machineArgs, nicArgs, quoted } from '../vm/command-line.js';
@@ -11,8 +12,13 @@ import { type Accelerator, findQemu } from '../vm/qemu.js';
 import { runVm } from '../vm/run.js';
 import { cardNames, deviceHelp, deviceOrCard } from './device.js';
 import { cleaningUp, UsageError, untilStopped, wholeNumber } from './host.js';
+import { macAddress, macAfter, randomMac } from './mac.js';
 
 const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
+
+/** Each NIC has a process of its own here, so that a switch would have one port. */
+const SWITCH =
+  '--port switch:… joins NICs of one process, and here each has its own: write them into a file for `polynic serve --config`, and give QEMU the words that --dry-run prints with their sockets';
 
 export function vmCommand() {
   return new Command('vm')
@@ -31,6 +37,11 @@ export function vmCommand() {
         .default('vhost-user'),
     )
     .option('--queues <n>', 'queue pairs of each NIC', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
+    .option(
+      '--mac <address>',
+      "the first NIC's address, from which others are counted (default: a random one)",
+      macAddress,
+    )
     .option('--qemu <path>', 'the QEMU to run', 'qemu-system-x86_64')
     .addOption(
       new Option('--accel <kind>', 'kvm needs /dev/kvm, which is the default where it can be used').choices([
@@ -57,6 +68,8 @@ export function vmCommand() {
         if (!options.kernel && (options.initrd || options.append)) {
           throw new UsageError('--initrd and --append belong to a --kernel');
         }
+        if (options.port.some(spec => /^switch(:|$)/.test(spec))) throw new UsageError(SWITCH);
+        const mac = options.mac ?? randomMac();
         const qemu = findQemu(options.qemu);
         const accelerator = (options.accel as Accelerator | undefined) ?? (canUseKvm() ? 'kvm' : 'tcg');
         const folder = options.dryRun ? '/run' : mkdtempSync(join(tmpdir(), 'polynic-vm-'));
@@ -64,12 +77,13 @@ export function vmCommand() {
         const nics = options.port.map((port, n) => ({
           port,
           id: `nic${n}`,
+          mac: formatMac(macAfter(mac, n)),
           socket: join(folder, `nic${n}.sock`),
         }));
         const pci = options.device !== 'vhost-user';
-        const backends = nics.map(({ port, socket }) => [
+        const backends = nics.map(({ port, socket, mac }) => [
           ...(pci
-            ? ['serve', '--vfio-user', socket, '--device', options.device]
+            ? ['serve', '--vfio-user', socket, '--device', options.device, '--mac', mac]
             : ['serve', '--vhost-user', socket, '--connect']),
           ...['--port', port, ...(options.queues > 1 ? ['--queues', String(options.queues)] : [])],
         ]);
@@ -80,11 +94,11 @@ export function vmCommand() {
         });
         const words = [
           ...[qemu.path, ...machine],
-          ...nics.flatMap(({ id, socket }) => {
+          ...nics.flatMap(({ id, socket, mac }) => {
             const { queues } = options;
             const nic = pci
               ? ({ kind: 'vfio-user', socket } as const)
-              : ({ kind: 'vhost-user', listener: 'qemu', socket, queues } as const);
+              : ({ kind: 'vhost-user', listener: 'qemu', socket, mac, queues } as const);
             return nicArgs(qemu, accelerator, nic, id);
           }),
           ...(further.length > 0 ? further : ['-nographic']),

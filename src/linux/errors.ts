@@ -15,7 +15,7 @@ export const ERRNO: Readonly<Record<string, number>> = constants.errno;
 
 export const { EAGAIN, EINTR, EINVAL, ENOENT, EEXIST, EPERM, EACCES, EADDRINUSE, ECONNREFUSED } =
   constants.errno;
-export const { ENOBUFS, EIO, ETIMEDOUT, EPIPE, EBADF, EINPROGRESS } = constants.errno;
+export const { ENOBUFS, EIO, ETIMEDOUT, EPIPE, EBADF, EINPROGRESS, ENOLINK } = constants.errno;
 /** Of a TAP whose interface was deleted; Node does not know it. */
 export const EBADFD = 77;
 

@@ -29,6 +29,14 @@ export interface Part {
   readonly window: number;
 }
 
+/** A part of the file in the window: bytes from the backing's first byte. */
+export interface Chunk {
+  readonly from: number;
+  readonly to: number;
+  /** Window address of byte `from`. */
+  readonly window: number;
+}
+
 interface Piece {
   readonly address: number;
   readonly mapping: Mapping;
@@ -115,21 +123,29 @@ export class Backing {
     return this.window !== 0 || this.#chunksOf(offset, length).every(([first]) => this.#chunks.has(first));
   }
 
-  /** The bytes as the window has them: in one part, or cut where chunks begin and end. */
-  parts(offset: number, length: number): Part[] {
+  /** The chunks of now, by their offsets. */
+  inOrder(): readonly Chunk[] {
+    return [...this.#chunks]
+      .map(([first, { address, length }]) => ({
+        from: first - this.start,
+        to: first - this.start + length,
+        window: address,
+      }))
+      .sort((a, b) => a.from - b.from);
+  }
+
+  /** The bytes as the window has them: in one part, or cut where `chunks`, those of now, begin and end. */
+  parts(offset: number, length: number, chunks: readonly Chunk[]): Part[] {
     if (this.window !== 0) return [{ offset, length, window: this.window + offset }];
     const end = offset + length;
-    const chunks = [...this.#chunks]
-      .map(([first, chunk]) => ({ from: first - this.start, to: first - this.start + chunk.length, chunk }))
-      .filter(({ from, to }) => from < end && to > offset)
-      .sort((a, b) => a.from - b.from);
     const parts: Part[] = [];
     let at = offset;
-    for (const { from, to, chunk } of chunks) {
+    for (let i = firstBehind(chunks, offset); i < chunks.length && chunks[i]!.from < end; i++) {
+      const { from, to, window } = chunks[i]!;
       const begin = Math.max(from, at);
       if (begin > at) parts.push({ offset: at, length: begin - at, window: 0 });
       const stop = Math.min(to, end);
-      parts.push({ offset: begin, length: stop - begin, window: chunk.address + (begin - from) });
+      parts.push({ offset: begin, length: stop - begin, window: window + (begin - from) });
       at = stop;
     }
     if (at < end) parts.push({ offset: at, length: end - at, window: 0 });
@@ -197,4 +213,15 @@ export class Backing {
   #range(first: number, end: number) {
     return { fd: this.#fd.fd, fileOffset: first, length: end - first, name: this.#fd.name };
   }
+}
+
+/** The index of the first chunk, in order, that ends behind that offset. */
+function firstBehind(chunks: readonly Chunk[], offset: number): number {
+  let [low, high] = [0, chunks.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (chunks[middle]!.to <= offset) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }

@@ -12,6 +12,7 @@ import { virtqRing } from '../ring/virtio/virtq.js';
 import { VIRTIO } from './commands.js';
 import { type MemoryRegionSpec, NicError } from './control.js';
 import { mapDirtyBitmap } from './dirty-log.js';
+import type { Iotlb } from './iotlb.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { NicStats } from './nic.js';
 import { rarpFrame } from './rarp.js';
@@ -312,11 +313,15 @@ export class VirtioNic implements VhostControl {
   }
 
   addTranslation(translation: Translation): Promise<void> {
-    return this.#changeTranslations(() => this.#stage.iotlb.add(translation));
+    return this.#exclusive(() => this.#changeTranslations(iotlb => iotlb.add(translation)));
   }
 
   removeTranslation(iova: bigint, size: bigint): Promise<void> {
-    return this.#changeTranslations(() => this.#stage.iotlb.remove(iova, size));
+    return this.#exclusive(async () => {
+      // A guest that maps each packet by itself takes back what nobody has asked for, again and again.
+      if (!this.#stage.iotlb.knows(iova, size)) return;
+      await this.#changeTranslations(iotlb => iotlb.remove(iova, size));
+    });
   }
 
   reset(): Promise<void> {
@@ -370,19 +375,20 @@ export class VirtioNic implements VhostControl {
       if (!next) return;
       await this.#rings.rearrange(ALL, () => {
         const release = memory.take(next);
-        this.#rings.move();
-        release();
+        try {
+          this.#rings.move();
+        } finally {
+          release();
+        }
       });
     });
   }
 
-  #changeTranslations(change: () => void): Promise<void> {
-    return this.#exclusive(() =>
-      this.#rings.rearrange(ALL, () => {
-        change();
-        this.#rings.move();
-      }),
-    );
+  #changeTranslations(change: (iotlb: Iotlb) => void): Promise<void> {
+    return this.#rings.rearrange(ALL, () => {
+      change(this.#stage.iotlb);
+      this.#rings.move();
+    });
   }
 
   /** Everything that was said is forgotten, but for the memory. */

@@ -7,6 +7,7 @@
  * ```
  * So nothing is changed under a worker, and a request is done when its answer goes out.
  */
+import type { Miss } from '../ring/virtio/virtq.js';
 import { type Lacks, VIRTIO } from './commands.js';
 import { NicError } from './control.js';
 import { bringIn, reachBuffers } from './reach.js';
@@ -17,6 +18,10 @@ import type { PairStart, Workers } from './workers.js';
 
 /** A ring waits for a header or a table of descriptors to be in the window: no more than this of it is of use at once. */
 const MAX_REACH = 65536;
+
+/** Why a ring stands still that has no translations. */
+const ASKED = 'its addresses are not translated yet';
+const CAN_NOT_ASK = 'the front end has no channel for questions';
 
 /** Which rings a change concerns. */
 export type Concerned = (ring: Vring) => boolean;
@@ -99,8 +104,8 @@ export class VirtioRings {
         ring.move(ground);
         ring.setLog(stage.logGround);
       } catch (error) {
-        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
         ring.displace();
+        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
       }
     }
     former?.close();
@@ -118,10 +123,7 @@ export class VirtioRings {
     const ring = this.all.find(({ virtq }) => virtq.address === queue);
     if (!ring?.placed || this.#quiet) return;
     const miss = lacks ? null : ring.virtq.miss;
-    if (miss?.kind === 'translation') {
-      stage.ask?.(miss.address, ring.direction === 'rx');
-      return;
-    }
+    if (miss && miss.kind !== 'window') return this.#askFor(ring, miss);
     await this.rearrange(ALL, () => {
       const { table } = stage.memory;
       if (!table) return;
@@ -136,6 +138,19 @@ export class VirtioRings {
       ring.stop();
       ring.signalError();
     });
+  }
+
+  /** The ring waits until it is told. */
+  #askFor(ring: Vring, { address, kind }: Miss): void {
+    const { stage, say } = this.#options;
+    try {
+      if (!stage.ask) throw new NicError('NIC_TRANSLATION', CAN_NOT_ASK);
+      stage.ask(address, kind === 'write');
+    } catch (error) {
+      const what = `ring ${ring.index} waits for the translation of 0x${address.toString(16)}`;
+      say('warn', `${what}: ${(error as Error).message}`);
+      ring.signalError();
+    }
   }
 
   /** All of them leave the workers; then `each` is done to each. */
@@ -197,25 +212,27 @@ export class VirtioRings {
     const { ground } = stage;
     for (const ring of this.all) {
       if (!ring.complete || ring.placed) continue;
+      const told = ring.base;
       try {
         this.#checkTranslations(ring);
         if (!ground) throw new NicError('NIC_NO_MEMORY', 'there is no memory');
         ring.place(ground);
         ring.complaint = '';
         ring.setLog(stage.logGround);
-        say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from 0x${ring.base.toString(16)}`);
+        const where = `0x${ring.base.toString(16)}${ring.base === told ? '' : `, not 0x${told.toString(16)}`}`;
+        say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from ${where}`);
       } catch (error) {
-        const { message, code } = error as Error & { code?: string };
+        const { message } = error as Error;
         if (message === ring.complaint) continue;
         ring.complaint = message;
-        if (code === 'NIC_TRANSLATION') continue; // it was asked for
+        if (message === ASKED) continue;
         say('warn', `ring ${ring.index} can't run: ${message}`);
         ring.signalError();
       }
     }
   }
 
-  /** Throws NicError NIC_TRANSLATION when the ring's areas are not known, or may not be used as they have to be. Those are asked for. */
+  /** Throws NicError NIC_TRANSLATION when the ring's areas are not known, or may not be used as they have to be. Those are asked for; throws what that throws. */
   #checkTranslations(ring: Vring): void {
     const { translates, features, iotlb, ask } = this.#options.stage;
     if (!translates) return;
@@ -225,6 +242,6 @@ export class VirtioRings {
       .filter(({ iova }) => iova !== null);
     if (missing.length === 0) return;
     for (const { iova, write } of missing) ask?.(iova!, write);
-    throw new NicError('NIC_TRANSLATION', 'its addresses are not translated yet');
+    throw new NicError('NIC_TRANSLATION', ask ? ASKED : CAN_NOT_ASK);
   }
 }
