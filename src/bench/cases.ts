@@ -79,9 +79,10 @@ function seconds(names: readonly string[]): string[] {
 
 function partsOf(name: string): Group[] {
   const device = deviceType(name)!;
-  const takesLarge = frameLimits(device, device.features, 'tx').maxFrame === LARGE_FRAME;
+  const isLarge = (direction: Direction) =>
+    frameLimits(device, device.features, direction).maxFrame === LARGE_FRAME;
   const sizes = LENGTHS.flatMap(length => DIRECTIONS.map(direction => [direction, length] as const));
-  if (takesLarge) sizes.push(['tx', LARGE_FRAME]);
+  for (const direction of DIRECTIONS.filter(isLarge)) sizes.push([direction, LARGE_FRAME]);
   return sizes.flatMap(([direction, length]) => {
     const path = `parts/${name}/${direction}/${length}`;
     return [

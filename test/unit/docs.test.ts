@@ -142,6 +142,17 @@ test('every error code is explained, and every one that is explained exists', ()
   assert.deepEqual(all(guide, '`'), thrown);
 });
 
+test("the README's list of what can be imported is what package.json exports", () => {
+  const { name, exports } = JSON.parse(read(join(root, 'package.json'))) as {
+    name: string;
+    exports: Record<string, unknown>;
+  };
+  const section = /^## As a library\n([\s\S]*?)^## /m.exec(read(join(root, 'README.md')))![1]!;
+  const listed = [...section.matchAll(/^\| `([\w/-]+)`/gm)].map(([, module]) => module!);
+  const there = Object.keys(exports).filter(path => path !== './package.json');
+  assert.deepEqual(listed.sort(), there.map(path => join(name, path)).sort());
+});
+
 describe("the README's command reference", () => {
   const text = read(join(root, 'README.md'));
   const reference = /^## Commands\n([\s\S]*?)^## /m.exec(text)![1]!;
