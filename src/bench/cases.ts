@@ -3,6 +3,7 @@ import { LARGE_FRAME } from '../../datapath/layout.js';
 import { frameLimits } from '../ring/features.js';
 import { deviceType, deviceTypeNames } from '../ring/registry.js';
 import type { Direction } from './bed.js';
+import { measureDoorbell } from './doorbell.js';
 import { measureLinks } from './links.js';
 import { measureLoad } from './load.js';
 import { measureKernel, measureParts } from './parts.js';
@@ -12,6 +13,7 @@ import { measureRing } from './rings.js';
 import { measureSealing, SEAL_LENGTHS } from './seal.js';
 import { measureUpgrades } from './upgrades.js';
 import { measureVhostUser, type VirtioFormat } from './vhost-user.js';
+import { measureVmNic } from './vm-nic.js';
 import { measureVmTcp, WAYS, type Way } from './vm-tcp.js';
 
 /** Cases that are measured together. */
@@ -57,6 +59,8 @@ const GROUPS: readonly Group[] = [
     run: names => measureLinks(seconds(names)),
   },
   { names: ['upgrade'], run: () => measureUpgrades() },
+  { names: ['pci/doorbell'], run: () => measureDoorbell() },
+  { names: ['vm-nic'], run: () => measureVmNic() },
   ...VIRTIO.flatMap(besideDpdk),
   ...VIRTIO.map(format => ({
     names: WAYS.map(way => `vm-tcp/${format}/${way}`),
@@ -75,9 +79,10 @@ function seconds(names: readonly string[]): string[] {
 
 function partsOf(name: string): Group[] {
   const device = deviceType(name)!;
-  const takesLarge = frameLimits(device, device.features, 'tx').maxFrame === LARGE_FRAME;
+  const isLarge = (direction: Direction) =>
+    frameLimits(device, device.features, direction).maxFrame === LARGE_FRAME;
   const sizes = LENGTHS.flatMap(length => DIRECTIONS.map(direction => [direction, length] as const));
-  if (takesLarge) sizes.push(['tx', LARGE_FRAME]);
+  for (const direction of DIRECTIONS.filter(isLarge)) sizes.push([direction, LARGE_FRAME]);
   return sizes.flatMap(([direction, length]) => {
     const path = `parts/${name}/${direction}/${length}`;
     return [

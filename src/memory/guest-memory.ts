@@ -17,7 +17,7 @@ import * as L from '../../datapath/layout.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { inspectMemory } from '../linux/memfd.js';
 import type { Arena } from './arena.js';
-import { Backing, type FileSpan } from './backing.js';
+import { Backing, type Chunk, type FileSpan, type Part } from './backing.js';
 import { MemoryError, type Window } from './window.js';
 
 /** One region as a peer describes it. Sizes and offsets in bytes. */
@@ -47,6 +47,11 @@ interface Region {
   readonly offset: number;
   /** DENY_* */
   readonly denied: number;
+}
+
+/** What becomes an entry of the table. */
+interface Entry extends Part {
+  readonly region: Region;
 }
 
 /** A part of a table under other addresses. */
@@ -195,14 +200,23 @@ export class RegionTable {
   /** By address; none overlaps another. */
   readonly #regions: readonly Region[];
   readonly #release: () => void;
+  readonly #most: number;
   #address = 0;
   #closed = false;
 
-  constructor(window: Window, arena: Arena, regions: readonly Region[], release: () => void) {
+  /** `most` entries, where they are cut into parts included. Throws MemoryError MEMORY_FULL. */
+  constructor(
+    window: Window,
+    arena: Arena,
+    regions: readonly Region[],
+    release: () => void,
+    most = Number.POSITIVE_INFINITY,
+  ) {
     this.#window = window;
     this.#arena = arena;
     this.#regions = regions;
     this.#release = release;
+    this.#most = most;
     this.refresh();
   }
 
@@ -215,13 +229,22 @@ export class RegionTable {
     return this.#regions.every(({ backing }) => backing.window !== 0);
   }
 
-  /** Writes the table anew, at another address, with what has come into the window, or left it, since. Nobody may be using it. */
+  /**
+   * Writes the table anew, at another address, with what has come into the window, or left it, since. Nobody may be using it. Throws MemoryError
+   * MEMORY_FULL, and nothing is found in it any more.
+   */
   refresh(): void {
-    const parts = this.#regions.flatMap(region =>
-      region.backing.parts(region.offset, Number(region.size)).map(part => ({ region, ...part })),
-    );
-    const address = this.#arena.allocate(L.REGIONS_HEAD + parts.length * L.REGION_SIZE);
     const { words, longs } = this.#window;
+    let parts: Entry[];
+    let address: number;
+    try {
+      parts = this.#parts();
+      address = this.#arena.allocate(L.REGIONS_HEAD + parts.length * L.REGION_SIZE);
+    } catch (error) {
+      // What it names may have left the window, and something else come there.
+      if (this.#address !== 0) words[(this.#address + L.REGIONS_COUNT) >>> 2] = 0;
+      throw error;
+    }
     words[(address + L.REGIONS_COUNT) >>> 2] = parts.length;
     parts.forEach(({ region, offset, length, window }, i) => {
       const entry = address + L.REGIONS_HEAD + i * L.REGION_SIZE;
@@ -237,17 +260,31 @@ export class RegionTable {
 
   /**
    * Brings [gpa, gpa + length), as far as there are regions without a gap, into the window; what was brought there long ago may have to leave. It shows after
-   * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL.
+   * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL when there is no room.
    */
   reach(gpa: bigint, length: number): void {
+    for (const { backing, offset, length: part } of this.#spans(gpa, length)) backing.reach(offset, part);
+    if (!this.reached(gpa, length))
+      throw new MemoryError('MEMORY_FULL', `no room in the window for ${length} bytes at once`);
+  }
+
+  /** Whether all of that is in the window. */
+  reached(gpa: bigint, length: number): boolean {
+    return this.#spans(gpa, length).every(({ backing, offset, length: part }) => backing.has(offset, part));
+  }
+
+  /** Where the bytes are, as far as there are regions without a gap. */
+  #spans(gpa: bigint, length: number): { backing: Backing; offset: number; length: number }[] {
+    const spans: { backing: Backing; offset: number; length: number }[] = [];
     for (let done = 0; done < length; ) {
       const region = this.#find(gpa + BigInt(done), 1);
-      if (!region) return;
+      if (!region) break;
       const offset = region.offset + Number(gpa + BigInt(done) - region.gpa);
       const part = Math.min(length - done, region.offset + Number(region.size) - offset);
-      region.backing.reach(offset, part);
+      spans.push({ backing: region.backing, offset, length: part });
       done += part;
     }
+    return spans;
   }
 
   /** The guest physical address of something at that address of this process, null when it is in no region. */
@@ -259,8 +296,11 @@ export class RegionTable {
     return null;
   }
 
-  /** Parts of this table under other addresses; it must be closed before this one. Throws MemoryError MEMORY_ADDRESS when a part is not in one region. */
-  aliased(aliases: readonly Alias[]): RegionTable {
+  /**
+   * Parts of this table under other addresses, `most` entries; it must be closed before this one. Throws MemoryError: MEMORY_ADDRESS when a part is not in
+   * one region, MEMORY_FULL.
+   */
+  aliased(aliases: readonly Alias[], most?: number): RegionTable {
     const regions = aliases.map(({ address, size, target, denied }) => {
       const region = this.#find(target, Number(size));
       if (!region) throw notThere(target, Number(size));
@@ -268,18 +308,18 @@ export class RegionTable {
       return { gpa: address, size, backing: region.backing, offset, denied };
     });
     regions.sort((a, b) => (a.gpa < b.gpa ? -1 : Number(a.gpa > b.gpa)));
-    return new RegionTable(this.#window, this.#arena, regions, () => {});
+    return new RegionTable(this.#window, this.#arena, regions, () => {}, most);
   }
 
   /**
-   * Window address of [gpa, gpa + length), which must lie in one region, a writable one; it stays valid until as many `unpin` or the last table of
+   * Window address of [gpa, gpa + length), which must lie in one region, a writable one unless `write` is false; it stays valid until as many `unpin` or the last table of
    * that memory is closed. Throws MemoryError MEMORY_ADDRESS when it does not, or when the address is no multiple of `alignment`
    * (WASM atomics trap on those); MEMORY_FULL.
    */
-  pin(gpa: bigint, length: number, alignment: number): number {
+  pin(gpa: bigint, length: number, alignment: number, write = true): number {
     const region = this.#find(gpa, length);
     if (!region) throw notThere(gpa, length);
-    if ((region.denied & L.DENY_WRITE) !== 0) {
+    if (write && (region.denied & L.DENY_WRITE) !== 0) {
       const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
       throw new MemoryError('MEMORY_ADDRESS', `${where} may not be written`);
     }
@@ -296,6 +336,21 @@ export class RegionTable {
   unpin(gpa: bigint, length: number): void {
     const region = this.#find(gpa, length);
     region?.backing.unpin(region.offset + Number(gpa - region.gpa), length);
+  }
+
+  /** Its entries: regions, cut where chunks in the window begin and end. */
+  #parts(): Entry[] {
+    const chunks = new Map<Backing, readonly Chunk[]>();
+    const parts: Entry[] = [];
+    for (const region of this.#regions) {
+      const { backing, offset, size } = region;
+      const inOrder = chunks.get(backing) ?? backing.inOrder();
+      chunks.set(backing, inOrder);
+      for (const part of backing.parts(offset, Number(size), inOrder)) parts.push({ region, ...part });
+      if (parts.length > this.#most)
+        throw new MemoryError('MEMORY_FULL', `a table of more than ${this.#most} entries`);
+    }
+    return parts;
   }
 
   /** The region that holds [gpa, gpa + length) as a whole. */

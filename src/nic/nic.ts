@@ -12,6 +12,7 @@ import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { offloadsOf } from '../ring/features.js';
 import type { DeviceType } from '../ring/ring.js';
+import type { Lacks } from './commands.js';
 import type { ContextSizes, Contract } from './contract.js';
 import {
   type Direction,
@@ -23,6 +24,7 @@ import {
 import { dumpNic } from './dump.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { Queue, QueueStats } from './queue.js';
+import { bringIn, reachBuffers } from './reach.js';
 import { type Moved, relocate } from './relocate.js';
 import { Signals } from './signals.js';
 import { Turns } from './turns.js';
@@ -102,6 +104,10 @@ export class Nic implements NicControl {
     );
     this.#workers = workers;
     workers.onFailure = error => this.onFailure(error);
+    workers.onMiss = (queue, lacks) => {
+      if (lacks)
+        this.#turns.take(() => this.#missed(queue, lacks)).catch((error: Error) => workers.fail(error));
+    };
   }
 
   /** Starts the NIC's workers. Throws when programs or workers can't be loaded. */
@@ -139,6 +145,16 @@ export class Nic implements NicControl {
   /** Feature bits that the guest has accepted. */
   get agreed(): bigint {
     return this.#contract.agreed;
+  }
+
+  /** Queues and buffers of the present contract; null: nobody has asked for any. */
+  get parameters(): NicParameters | null {
+    return this.#contract.parameters;
+  }
+
+  /** Those of the contract that an upgrade has announced; null: none is. */
+  get announced(): NicParameters | null {
+    return this.#contracts.next?.parameters ?? null;
   }
 
   /** Counters of all queues since they were set up, upgrades included. */
@@ -265,12 +281,37 @@ export class Nic implements NicControl {
     if (this.running) this.#contracts.refused();
   }
 
-  enable(direction: Direction): Promise<void> {
-    return this.#turns.take(() => this.#enable(direction));
+  enable(direction: Direction, complete: 'all' | 'own' = 'all'): Promise<void> {
+    return this.#turns.take(() => this.#enable(direction, complete));
   }
 
   disable(direction: Direction): Promise<void> {
     return this.#turns.take(() => this.#stop(direction, true));
+  }
+
+  /**
+   * The guest takes what is announced, of which it has the programs, before it starts: it has prepared itself for it, or uses neither contract yet. Nothing when
+   * it runs, or nothing was announced.
+   */
+  take(): Promise<void> {
+    return this.#turns.take(async () => {
+      if (!this.running && this.#contracts.chosen !== this.#contract) await this.#swap();
+    });
+  }
+
+  /** The guest begins anew, with the memory, the eventfds and as many queues as it has: nothing is drained, contexts and features are forgotten. */
+  reset(): Promise<void> {
+    return this.#turns.take(async () => {
+      await this.#stop('tx', false);
+      await this.#stop('rx', false);
+      try {
+        await this.#contracts.restart();
+      } finally {
+        this.#resume.rx = false;
+        this.#resume.tx = false;
+        this.#setPortOffloads();
+      }
+    });
   }
 
   disconnect(): Promise<void> {
@@ -292,11 +333,13 @@ export class Nic implements NicControl {
     return this.#contracts.present;
   }
 
-  async #enable(direction: Direction): Promise<void> {
+  async #enable(direction: Direction, complete: 'all' | 'own'): Promise<void> {
     if (this.#enabled[direction]) return;
     if (this.#workers.failure) throw this.#workers.failure;
     const due = this.running ? null : this.#contracts.due;
-    this.#checkComplete(due ?? this.#contract, `enable ${direction}`);
+    const { queues } = due ?? this.#contract;
+    const needed = complete === 'all' ? queues : queues.filter(queue => queue.direction === direction);
+    this.#checkComplete(needed, `enable ${direction}`);
     if (due) await this.#swap();
     if (this.#resume[direction]) {
       this.#resume[direction] = false;
@@ -373,21 +416,51 @@ export class Nic implements NicControl {
       const { kickFd, irqFd } = this.#signalsOf(index);
       return { queue: address, kick: kickFd, irq: irqFd, discard: false, pair };
     });
-    await this.#workers.run(this.#contract.device.name, direction, queues);
+    const partial = this.#table !== null && !this.#table.inWindow;
+    await this.#workers.run(this.#contract.device.name, direction, queues, partial);
   }
 
-  /** Port and way of waiting, between two turns of the worker. */
-  async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
-    if (spin !== undefined) await this.#workers.setSpin(spin);
-    if (port) {
-      this.#offloads = offloadsOf(this.#contract.agreed, 'rx');
-      port.setOffloads?.(this.#offloads);
-      const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+  /** Does something while no queue is in a worker's hands. */
+  async #paused(action: () => void | Promise<void>): Promise<void> {
+    const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+    try {
       for (const direction of running) await this.#workers.stop(direction, false);
-      await this.#workers.setPort(port);
-      this.#useLanes();
-      for (const direction of running) await this.#start(direction);
+      await action();
+    } finally {
+      // Unless nothing moves any more.
+      if (!this.#workers.failure) for (const direction of running) await this.#start(direction);
     }
+  }
+
+  /** A queue waits for buffers that are not in the window; or has waited: it was stopped meanwhile. */
+  async #missed(address: number, lacks: Lacks): Promise<void> {
+    const table = this.#table;
+    const { queues } = this.#contract;
+    const queue = queues.find(own => own.address === address);
+    if (!queue || !table || !this.#enabled[queue.direction] || this.#workers.failure) return;
+    await this.#paused(() => {
+      const failure = bringIn(table, () => reachBuffers(table, lacks));
+      for (const each of [...queues, ...(this.#contracts.next?.queues ?? [])]) each.refresh();
+      if (!failure) return;
+      this.#log('warn', `queue ${queue.index} stands still: ${failure.message}`);
+      queue.giveUp();
+    });
+  }
+
+  /** Port and way of waiting, between two turns of the worker. Throws when the port can't be used, and both are as before. */
+  async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
+    if (port) await this.#changePort(port);
+    if (spin !== undefined) await this.#workers.setSpin(spin);
+  }
+
+  async #changePort(port: PortHandle): Promise<void> {
+    const offloads = offloadsOf(this.#contract.agreed, 'rx');
+    port.setOffloads?.(offloads);
+    await this.#paused(async () => {
+      await this.#workers.setPort(port);
+      this.#offloads = offloads;
+      this.#useLanes();
+    });
   }
 
   /** As many pairs of eventfds as the contract has queues; those that there are stay, if they are for as many. */
@@ -408,7 +481,7 @@ export class Nic implements NicControl {
     throw new NicError('NIC_PARAMETERS', `${wanted}: an upgrade leaves it at ${rx} and ${tx}`);
   }
 
-  #checkComplete({ queues }: Contract, what: string): void {
+  #checkComplete(queues: readonly Queue[], what: string): void {
     const lacking = queues.filter(
       ({ index, contextGpa }) => contextGpa === null || !this.#signals[index]!.complete,
     );
@@ -449,12 +522,13 @@ export class Nic implements NicControl {
     const { queues } = this.#contract;
     const staged = this.#contracts.next?.queues ?? [];
     const movers = this.running
-      ? { running: queues, resting: staged }
+      ? { running: queues.filter(queue => queue.contextGpa !== null), resting: staged }
       : { running: [], resting: [...queues, ...staged] };
     const move = (moved: readonly Moved[]) =>
       this.#workers.call(worker => ({
         op: 'remap',
         regions: next.address,
+        partial: !next.inWindow,
         queues: moved
           .filter(({ queue }) => this.#workerOf(queue) === worker)
           .map(({ queue, context }) => ({ queue: queue.address, context })),

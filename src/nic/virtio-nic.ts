@@ -4,6 +4,7 @@
  * changed while it runs.
  */
 import type { OwnedFd } from '../linux/fd.js';
+import type { RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { queueSettings, VIRTIO_FEATURE, VIRTQ_FEATURES } from '../ring/virtio/features.js';
@@ -11,6 +12,7 @@ import { virtqRing } from '../ring/virtio/virtq.js';
 import { VIRTIO } from './commands.js';
 import { type MemoryRegionSpec, NicError } from './control.js';
 import { mapDirtyBitmap } from './dirty-log.js';
+import type { Iotlb } from './iotlb.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { NicStats } from './nic.js';
 import { rarpFrame } from './rarp.js';
@@ -40,12 +42,15 @@ export interface VirtioNicOptions extends WorkersOptions {
   readonly limits?: Partial<NicLimits>;
   /** Offloads to offer, virtio feature bits; default: all that there are. */
   readonly offloads?: bigint;
+  /** Offer packed rings, too; default true. */
+  readonly packed?: boolean;
   readonly requireSealed?: boolean;
+  /** Regions that the memory may consist of; default: what vhost-user has room for. */
+  readonly memorySlots?: number;
 }
 
 export class VirtioNic implements VhostControl {
   readonly queuePairs: number;
-  readonly memorySlots = MEMORY_SLOTS;
   readonly #options: VirtioNicOptions;
   readonly #host: VirtioHost;
   readonly #workers: Workers;
@@ -58,7 +63,8 @@ export class VirtioNic implements VhostControl {
   onFailure: (error: Error) => void = () => {};
 
   private constructor(options: VirtioNicOptions, workers: Workers, queuePairs: number) {
-    const { window, arena, limits, offloads = VIRTQ_FEATURES, requireSealed = false } = options;
+    const { window, arena, limits, offloads = VIRTQ_FEATURES, packed = true } = options;
+    const { requireSealed = false, memorySlots: slots = MEMORY_SLOTS } = options;
     const datapath = loadDatapath(window);
     const say = (level: 'info' | 'warn', message: string) => options.log?.(level, message);
     this.queuePairs = queuePairs;
@@ -66,10 +72,10 @@ export class VirtioNic implements VhostControl {
     this.#host = { window, arena, calls: datapath.calls, ring: virtqRing(datapath) };
     this.#workers = workers;
     this.#stage = new Stage(
-      new VhostMemory(window, arena, { requireSealed, note: text => say('warn', text) }),
+      new VhostMemory(window, arena, { slots, requireSealed, note: text => say('warn', text) }),
     );
     this.#rings = new VirtioRings({ host: this.#host, workers, stage: this.#stage, queuePairs, say });
-    this.#offered = offer(offloads, queuePairs);
+    this.#offered = offer(offloads, queuePairs) & ~(packed ? 0n : VIRTIO_FEATURE.RING_PACKED);
     this.#maxBufs = limits?.bufs ?? MAX_BUFS;
     workers.onFailure = error => this.onFailure(error);
     workers.onMiss = (queue, lacks) => void this.#exclusive(() => this.#rings.missed(queue, lacks));
@@ -88,6 +94,20 @@ export class VirtioNic implements VhostControl {
 
   get port(): PortHandle {
     return this.#workers.port;
+  }
+
+  get memorySlots(): number {
+    return this.#stage.memory.slots;
+  }
+
+  /** The guest's memory as it is now, for whoever looks into it and is done before anybody else has a turn; null: there is none. */
+  get memory(): RegionTable | null {
+    return this.#stage.memory.table;
+  }
+
+  /** The guest has broken the rules of some ring, which stands still. */
+  get faulty(): boolean {
+    return this.#rings.all.some(({ placed, virtq }) => placed && virtq.fault !== 0);
   }
 
   get spin(): boolean {
@@ -114,11 +134,10 @@ export class VirtioNic implements VhostControl {
     });
   }
 
-  /** Changes the port, or how the workers wait, under a running guest. */
+  /** Changes the port, or how the workers wait, under a running guest. Rejects when the port can't be used, and both are as before. */
   change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<UpgradeReport> {
     return this.#exclusive(async () => {
       const start = performance.now();
-      if (spin !== undefined) await this.#workers.setSpin(spin);
       if (port) {
         await this.#rings.rearrange(ALL, async () => {
           port.setOffloads?.(this.#receiveOffloads);
@@ -126,6 +145,7 @@ export class VirtioNic implements VhostControl {
           this.#rings.portChanged();
         });
       }
+      if (spin !== undefined) await this.#workers.setSpin(spin);
       return { outcome: 'done', from: VIRTIO, to: VIRTIO, ms: performance.now() - start };
     });
   }
@@ -293,11 +313,15 @@ export class VirtioNic implements VhostControl {
   }
 
   addTranslation(translation: Translation): Promise<void> {
-    return this.#changeTranslations(() => this.#stage.iotlb.add(translation));
+    return this.#exclusive(() => this.#changeTranslations(iotlb => iotlb.add(translation)));
   }
 
   removeTranslation(iova: bigint, size: bigint): Promise<void> {
-    return this.#changeTranslations(() => this.#stage.iotlb.remove(iova, size));
+    return this.#exclusive(async () => {
+      // A guest that maps each packet by itself takes back what nobody has asked for, again and again.
+      if (!this.#stage.iotlb.knows(iova, size)) return;
+      await this.#changeTranslations(iotlb => iotlb.remove(iova, size));
+    });
   }
 
   reset(): Promise<void> {
@@ -351,19 +375,20 @@ export class VirtioNic implements VhostControl {
       if (!next) return;
       await this.#rings.rearrange(ALL, () => {
         const release = memory.take(next);
-        this.#rings.move();
-        release();
+        try {
+          this.#rings.move();
+        } finally {
+          release();
+        }
       });
     });
   }
 
-  #changeTranslations(change: () => void): Promise<void> {
-    return this.#exclusive(() =>
-      this.#rings.rearrange(ALL, () => {
-        change();
-        this.#rings.move();
-      }),
-    );
+  #changeTranslations(change: (iotlb: Iotlb) => void): Promise<void> {
+    return this.#rings.rearrange(ALL, () => {
+      change(this.#stage.iotlb);
+      this.#rings.move();
+    });
   }
 
   /** Everything that was said is forgotten, but for the memory. */

@@ -29,7 +29,9 @@ cat >/bin/load <<'END'
 #!/bin/sh
 while read -r file; do
   name=$(basename "$file" .ko | tr - _)
-  [ -d "/sys/module/$name" ] || insmod "$file" || exit 1
+  # Words of the kernel's command line that begin with the module's name are for it.
+  options=$(tr ' ' '\\n' </proc/cmdline | sed -n "s/^$name\\.//p")
+  [ -d "/sys/module/$name" ] || insmod "$file" $options || exit 1
 done <"/modules/$1"
 END
 # Who has ended and whom nobody has waited for yet, as those whose script is over, is not alive.

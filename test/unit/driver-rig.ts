@@ -17,7 +17,7 @@ import { openMappings } from '../../src/linux/mmap.js';
 import { socketPair } from '../../src/linux/unix-socket.js';
 import type { NicControl } from '../../src/nic/control.js';
 import { Nic } from '../../src/nic/nic.js';
-import { type FlowCounters, portFlow } from '../../src/port/flow.js';
+import { type FlowCounters, portFlow, portSwallowed } from '../../src/port/flow.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { openPort } from '../../src/port/registry.js';
 import { deviceType } from '../../src/ring/registry.js';
@@ -62,6 +62,11 @@ export class Backend {
 
   get flow(): FlowCounters {
     return portFlow(window, this.port)!;
+  }
+
+  /** What has come out of the NIC. */
+  get swallowed(): FlowCounters {
+    return portSwallowed(window, this.port)!;
   }
 
   async close(): Promise<void> {
@@ -123,6 +128,11 @@ export class Guest {
 
   get flow(): FlowCounters {
     return portFlow(window, this.netdev)!;
+  }
+
+  /** What the driver has handed over. */
+  get swallowed(): FlowCounters {
+    return portSwallowed(window, this.netdev)!;
   }
 
   /** Sums over the driver's queues of one direction. */

@@ -394,6 +394,44 @@ nicTest('another number of queues is no part of an upgrade', async start => {
   assert.ok(code('NIC_UPGRADE_TIMEOUT')(await done));
 });
 
+/** The guest asks for what is announced, with as many buffers as the NIC says. */
+const readAnnounced = (rig: NicRig) => {
+  const sizes = rig.nic.setParameters(rig.nic.announced!);
+  rig.nic.programs();
+  return sizes;
+};
+
+nicTest('other numbers of buffers and nothing else, and back when the guest regrets it', async start => {
+  const rig = await start();
+  using upgrade = await running(rig);
+  const done = begin(rig, { bufs: 32 });
+  assert.deepEqual([rig.nic.parameters?.numRxBufs, rig.nic.announced?.numTxBufs], [64, 32]);
+  assert.equal(readAnnounced(rig).rxContextSize, 2096 + 512 + 24 * 32);
+  await stop(rig);
+  await setContexts(rig);
+  await rig.enable();
+  assert.equal(((await done) as UpgradeReport).outcome, 'done');
+  assert.deepEqual([rig.nic.parameters?.numRxBufs, rig.nic.announced], [32, null]);
+  await flows(rig);
+  rig.nic.setUpgrade(upgrade.owner.dup());
+  assert.equal(rig.nic.announced?.numRxBufs, 64, 'the former contract with its buffers');
+  readAnnounced(rig);
+  await stop(rig);
+  await setContexts(rig);
+  await rig.enable();
+  assert.equal(rig.nic.parameters?.numRxBufs, 64);
+  await flows(rig);
+});
+
+nicTest('buffers that can not be, or for nobody, are refused at once', async start => {
+  const rig = await start({ limits: { bufs: 128 } });
+  await assert.rejects(rig.nic.upgrade({ bufs: 32 }), code('NIC_PARAMETERS'));
+  using upgrade = await running(rig);
+  for (const bufs of [0, 8, 48, 256]) await assert.rejects(rig.nic.upgrade({ bufs }), code('NIC_PARAMETERS'));
+  assert.equal(upgrade.drain(), 0);
+  await flows(rig);
+});
+
 nicTest('the old contract can not be shown again: it goes on all the same', async start => {
   const file = join(tmpdir(), `polynic-upgrade-${process.pid}.o`);
   copyFileSync(sring.programs, file);

@@ -57,6 +57,12 @@ guestTest('a hundred upgrades in a row, both ways, lose nothing and leave nothin
   await eventually(() => guest.driver.stats().probes === 101);
   assert.deepEqual([...guest.lines('error'), ...guest.lines('warn')], []);
   await eventually(() => guest.driver.stats().blackouts.length > 90);
+  assert.equal(guest.driver.stats().seized, 0);
+  // What is on its way arrives, and nothing follows it.
+  await guest.driver.setInterfaceUp(false);
+  assert.deepEqual(backend.swallowed, { sequence: guest.flow.sequence, outOfOrder: 0 }, 'out');
+  assert.deepEqual(guest.swallowed, { sequence: backend.flow.sequence, outOfOrder: 0 }, 'in');
+  assert.ok(guest.swallowed.sequence > 100 && backend.swallowed.sequence > 100);
   for (const { stopped } of guest.driver.stats().blackouts) assert.ok(stopped > 0 && stopped < 1e6);
 });
 

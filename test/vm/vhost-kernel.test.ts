@@ -111,5 +111,10 @@ vmTest('the same with a macvtap', QEMU, async t => {
     t.diagnostic((await vm.try('cat /tmp/log; ip link; ls /dev/tap*')).stdout);
     throw error;
   }
-  t.diagnostic(/device running: (.*)/.exec(await end(vm))![1]!);
+  // The interface goes, and with it the card: nobody would notice by reading and writing.
+  const output = await vm.run(`
+    ip link del mvt0; while alive $(cat /tmp/pid); do usleep 20000; done
+    cat /tmp/log`);
+  assert.match(output, /interface mvt0 was deleted/);
+  t.diagnostic(/device running: (.*)/.exec(output)![1]!);
 });

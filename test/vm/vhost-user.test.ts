@@ -81,15 +81,29 @@ for (const qemu of QEMUS) {
 
   if (!LONG && qemu !== '11.1') continue;
 
-  vhostTest('a backend that is killed, and another in its place', qemu, {}, async (vm, backend, t) => {
-    await backend.cable.ping(vm);
-    for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
-      await backend.program.end(signal);
-      await backend.serve();
-      await vm.run(`until ping -c 1 -W 1 ${HOST_IP}; do :; done`);
-      await pingAndTcp(vm, backend, t);
+  for (const indirect of LONG ? [true, false] : [true])
+    for (const packed of [false, true]) {
+      const format = `${packed ? 'packed' : 'split'}${indirect ? '' : ', chains of several descriptors'}`;
+      const name = `a backend that is killed, and others in its place, ${format}`;
+      vhostTest(name, qemu, { packed, indirect }, async (vm, backend, t) => {
+        await backend.cable.ping(vm);
+        for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+          await backend.program.end(signal);
+          await backend.serve();
+          await vm.run(`until ping -c 1 -W 1 ${HOST_IP}; do :; done`);
+          t.diagnostic(await backend.cable.ping(vm));
+        }
+        // Under traffic: connections survive.
+        const transfer = backend.cable.tcp(vm, BYTES);
+        transfer.catch(() => {}); // heard below
+        for (const signal of ['SIGTERM', 'SIGKILL', 'SIGKILL'] as const) {
+          await backend.carries(300, transfer);
+          await backend.program.end(signal);
+          await backend.serve();
+        }
+        t.diagnostic(shown(await transfer));
+      });
     }
-  });
 
   vhostTest(
     'a pause, a driver that goes, a reset: the NIC is there again',

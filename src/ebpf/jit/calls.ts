@@ -50,7 +50,7 @@ function checkArgument(e: Emitter, spec: HelperSpec, index: number, pc: Pc, stat
   const register = 1 + index;
   const provenance = state[register]!;
   const { counts } = e.plan;
-  if (arg.kind === 'number') return;
+  if (arg.kind === 'number' || arg.kind === 'ignored') return;
   if (arg.kind === 'context') {
     if (provenance.origin === 'context' && provenance.offset === 0) {
       counts.proved++;

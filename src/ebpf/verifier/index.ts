@@ -68,9 +68,14 @@ function explore(program: Program, options: VerifyOptions, patient = false): Exp
 
 /** The first instruction that no jump and no call leads to. */
 function unreachable(program: Program, explorer: Explorer): Insn | undefined {
-  const reached = new Set<Insn>();
+  const reached = new Uint8Array(program.slots);
   for (const graph of explorer.graphs) {
-    for (const block of graph.blocks) for (const insn of block.insns) reached.add(insn);
+    // The instructions of a block follow each other.
+    for (const { insns } of graph.blocks) {
+      const last = insns[insns.length - 1]!;
+      reached.fill(1, insns[0]!.pc, last.pc + last.slots);
+    }
   }
-  return program.insns.find(insn => !reached.has(insn));
+  const slot = reached.indexOf(0);
+  return slot < 0 ? undefined : program.bySlot[slot];
 }

@@ -38,6 +38,9 @@ function checkArgument(step: Step, spec: HelperSpec, index: number): void {
   const value = readValue(step, 1 + index);
   if (arg.kind === 'context') checkContext(step, spec, index, value);
   else if (arg.kind === 'memory') checkMemory(step, spec, index, arg);
+  // What a helper makes of an address may get out: into its result, its memory, or to whoever it works for.
+  else if (arg.kind === 'number')
+    readNumber(step, 1 + index, `passes to ${spec.name} as argument ${index + 1}`);
 }
 
 function checkContext(step: Step, spec: HelperSpec, index: number, value: Value): void {

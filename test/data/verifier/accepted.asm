@@ -892,3 +892,22 @@ done:
   ldxw %r2, [%r1+16]
   mov %r0, %r2
   exit
+
+=== an address given to a helper that does not look at it
+! accepted
+  mov %r1, %r10
+  mov %r2, 7
+  call helper 0x4b8f000a
+  mov %r0, 0
+  exit
+
+=== a buffer mapped for the device, by what the context says of it
+! context 4096
+! accepted
+  ldxdw %r2, [%r1+64]
+  ldxw %r3, [%r1+72]
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0005
+  ldxdw %r0, [%r10-8]
+  exit

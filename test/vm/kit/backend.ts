@@ -11,6 +11,8 @@ import { Program } from '../../link/program.js';
 export interface Wish {
   readonly packed?: boolean;
   readonly offloads?: boolean;
+  /** False: chains take as many descriptors as they have buffers. */
+  readonly indirect?: boolean;
   readonly queues?: number;
   readonly listener?: 'qemu' | 'backend';
 }
@@ -56,10 +58,27 @@ export class Backend {
     return this.#programs.at(-1)!;
   }
 
+  /** Waits until the process of now has carried so many packets; also over when `other` is. */
+  async carries(packets: number, other: Promise<unknown>): Promise<void> {
+    let over = false;
+    void other.then(
+      () => (over = true),
+      () => (over = true),
+    );
+    for (let carried = 0; carried < packets && !over; ) {
+      const { queues } = await this.program.counters();
+      carried = queues.reduce((sum, queue) => sum + queue.packets, 0);
+    }
+  }
+
   /** What QEMU is to be told. */
   get nic(): VhostUserNic {
-    const { packed = false, offloads = true, queues = 1, listener = 'qemu' } = this.#wish;
-    const properties = [...(packed ? ['packed=on'] : []), ...(offloads ? [] : WITHOUT_OFFLOADS)];
+    const { packed = false, offloads = true, indirect = true, queues = 1, listener = 'qemu' } = this.#wish;
+    const properties = [
+      ...(packed ? ['packed=on'] : []),
+      ...(offloads ? [] : WITHOUT_OFFLOADS),
+      ...(indirect ? [] : ['indirect_desc=off']),
+    ];
     const mac = '02:00:00:00:00:02';
     return { kind: 'vhost-user', socket: this.socket, listener, queues, mac, properties };
   }
