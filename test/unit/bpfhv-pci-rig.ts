@@ -57,6 +57,15 @@ export async function put(
   );
 }
 
+/** Tries until it is so, for a while; for what takes a few turns of the event loop. */
+export async function until(attempt: () => Promise<boolean>): Promise<void> {
+  const end = performance.now() + 20_000;
+  while (!(await attempt())) {
+    if (performance.now() > end) throw new Error(`not after 20 s: ${attempt}`);
+    await new Promise(setImmediate);
+  }
+}
+
 /** A network card: device, NIC and port. */
 export class Card {
   readonly device: BpfhvPciDevice;

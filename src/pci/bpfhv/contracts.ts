@@ -62,8 +62,7 @@ export class ShownContracts {
   constructor(host: ContractsHost) {
     this.#host = host;
     this.#watch = watchReadable(this.upgradeFd.fd, () => {
-      this.upgradeFd.drain();
-      void this.look();
+      if (this.upgradeFd.drain() > 0) void this.look();
     });
     this.#watch.unref();
   }
