@@ -150,5 +150,5 @@ async function openVfioUser(
 }
 
 function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => whenAborted(signal, resolve));
+  return new Promise(resolve => whenAborted(signal, () => resolve()));
 }

@@ -212,6 +212,8 @@ export class BpfhvPci implements BpfhvTransport {
     this.#access = null;
     try {
       if (access) await this.#letGo(access);
+    } catch (error) {
+      if (!(error instanceof PciError && error.code === 'PCI_GONE')) throw error; // which is as good
     } finally {
       for (const eventfd of [...this.#doorbells, ...this.#interrupts, this.#upgrade]) eventfd.close();
     }

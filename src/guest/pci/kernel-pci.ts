@@ -19,6 +19,7 @@ import {
 } from '../../linux/pci-bind.js';
 import { Sysfs } from '../../linux/sysfs.js';
 import { type VfioDevice, VfioGroup, type Width } from '../../linux/vfio.js';
+import type { IommuFacts } from '../../linux/vfio-layout.js';
 import { IRQ, REGION } from '../../linux/vfio-numbers.js';
 import { type Watch, watchReadable } from '../../linux/watch.js';
 import { type PciAccess, PciError } from './access.js';
@@ -135,15 +136,12 @@ export class KernelPci implements PciAccess {
 
   async map({ iova, size, address }: Parameters<PciAccess['map']>[0]): Promise<void> {
     this.#here(() => {
-      const { ranges } = this.#group.iommu;
-      const last = iova + BigInt(size) - 1n;
-      if (ranges && !ranges.some(({ start, end }) => start <= iova && last <= end)) {
-        const reach = ranges
-          .map(({ start, end }) => `0x${start.toString(16)}-0x${end.toString(16)}`)
-          .join(', ');
-        const what = `the IOMMU can't map bus addresses 0x${iova.toString(16)}-0x${last.toString(16)}, only ${reach}`;
-        throw new PciError('PCI_IOMMU', what);
-      }
+      const why = unmappable(this.#group.iommu, iova, BigInt(size), BigInt(address));
+      if (why)
+        throw new PciError(
+          'PCI_IOMMU',
+          `the IOMMU can't map ${size} bytes as 0x${iova.toString(16)}: ${why}`,
+        );
       this.#group.map(iova, size, address);
     });
   }
@@ -192,6 +190,20 @@ export class KernelPci implements PciAccess {
     this.#state = 'gone';
     this.onGone(reason);
   }
+}
+
+/** Why an IOMMU can't map that; null: it can. */
+function unmappable(
+  { pageSizes, ranges }: IommuFacts,
+  iova: bigint,
+  size: bigint,
+  address: bigint,
+): string | null {
+  const page = pageSizes & -pageSizes; // the smallest one
+  if (page !== 0n && (iova | size | address) % page !== 0n) return `its pages have ${page} bytes`;
+  if (!ranges || ranges.some(({ start, end }) => start <= iova && iova + size - 1n <= end)) return null;
+  const reach = ranges.map(({ start, end }) => `0x${start.toString(16)}-0x${end.toString(16)}`);
+  return `it has ${reach.join(', ')}`;
 }
 
 function find(sysfs: Sysfs, text: string): { node: PciNode; group: number } {

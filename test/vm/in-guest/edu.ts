@@ -77,6 +77,7 @@ await copy(OWN_MEMORY, seen(to), TO_RAM);
 const untouched = window.bytes.subarray(to, to + LENGTH).every(byte => byte === 0);
 
 const outside = await edu.map({ ...memory, iova: 0xfee0_0000n }).catch((error: Error) => String(error));
+const odd = await edu.map({ ...memory, size: 2048 }).catch((error: Error) => String(error));
 
 const pageSize = ram.pageSize;
 ram.close();
@@ -84,4 +85,4 @@ await edu.close();
 await edu.close();
 const late = await read(EDU.ID).catch((error: Error) => String(error));
 const left = [...openFds(), ...openMappings()];
-console.log(JSON.stringify({ registers, notes, pageSize, copied, untouched, outside, late, left }));
+console.log(JSON.stringify({ registers, notes, pageSize, copied, untouched, outside, odd, late, left }));
