@@ -43,7 +43,7 @@ export async function probePci(access: PciAccess): Promise<PciDevice> {
     : new BpfhvDevice(await probeBpfhv(access));
 }
 
-class BpfhvDevice implements PciDevice {
+export class BpfhvDevice implements PciDevice {
   readonly kind = 'bpfhv';
   readonly found: BpfhvFunction;
 
@@ -88,7 +88,7 @@ interface SlotOf<Found> {
 }
 
 /** A slot of the driver's, for one kind of device. */
-function slotFor<Found>(
+export function slotFor<Found>(
   Kind: new (found: Found) => PciDevice & { readonly found: Found },
   slot: SlotOf<Found>,
 ): PciSlot {

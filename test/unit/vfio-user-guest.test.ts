@@ -6,6 +6,7 @@
  * ```
  */
 import assert from 'node:assert/strict';
+import { BpfhvDevice, slotFor } from '../../src/cli/pci-device.js';
 import { VfioUserLink } from '../../src/cli/vfio-user-link.js';
 import { ProxyDevice } from '../../src/control/bpfhv-proxy/device.js';
 import { serveBackend, socketChannel } from '../../src/control/bpfhv-proxy/index.js';
@@ -147,12 +148,13 @@ leakTest('a guest takes a device from a server, follows it, and takes it from th
 
   const link = new VfioUserLink(note);
   const first = connect(link, fn);
-  const { sizes, previews } = await link.first;
-  assert.deepEqual([sizes.numRxBufs, previews], [64, true]);
+  const found = await link.first;
+  assert.ok(found instanceof BpfhvDevice);
+  assert.deepEqual([found.queues, found.found.sizes.numRxBufs, found.found.previews], [1, 64, true]);
   const slot = new BpfhvPci({ ram, queues: QUEUES, lookMs: 5 });
   const netdev = openPort('source', { window, arena }, 1);
   const driver = await BpfhvDriver.start({ window, arena, transport: slot, netdev, log: note });
-  link.use(slot);
+  link.use(slotFor(BpfhvDevice, slot));
   await driver.setInterfaceUp(true);
   const flows = async () => {
     const taken = backend.flow.sequence;
