@@ -37,6 +37,8 @@ import { Workers, type WorkersOptions } from './workers.js';
 const DEFAULT_PAIRS = 8;
 const MIN_MTU = 68;
 const MAX_MTU = 65535;
+/** Warnings about one front end, or its guest, that are logged: some have nothing better to do than to provoke more. */
+const MAX_WARNINGS = 100;
 
 export interface VirtioNicOptions extends WorkersOptions {
   readonly limits?: Partial<NicLimits>;
@@ -59,6 +61,7 @@ export class VirtioNic implements VhostControl {
   readonly #offered: bigint;
   readonly #maxBufs: number;
   #tail: Promise<unknown> = Promise.resolve();
+  #warnings = 0;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
@@ -66,7 +69,7 @@ export class VirtioNic implements VhostControl {
     const { window, arena, limits, offloads = VIRTQ_FEATURES, packed = true } = options;
     const { requireSealed = false, memorySlots: slots = MEMORY_SLOTS } = options;
     const datapath = loadDatapath(window);
-    const say = (level: 'info' | 'warn', message: string) => options.log?.(level, message);
+    const say = (level: 'info' | 'warn', message: string) => this.#say(level, message);
     this.queuePairs = queuePairs;
     this.#options = options;
     this.#host = { window, arena, calls: datapath.calls, ring: virtqRing(datapath) };
@@ -332,6 +335,7 @@ export class VirtioNic implements VhostControl {
     return this.#exclusive(async () => {
       await this.#forget(ring => ring.forget());
       this.#stage.clear();
+      this.#warnings = 0;
     });
   }
 
@@ -413,6 +417,7 @@ export class VirtioNic implements VhostControl {
   }
 
   #say(level: 'info' | 'warn', message: string): void {
+    if (level === 'warn' && this.#warnings++ >= MAX_WARNINGS) return;
     this.#options.log?.(level, message);
   }
 }
