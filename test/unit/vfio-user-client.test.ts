@@ -653,6 +653,30 @@ leakTest('a server that asks and asks, and does not read, does not keep the clie
   theirs.close();
 });
 
+leakTest('memory that never answers does not keep the connection open', async () => {
+  const [mine, theirs] = socketPair('vfio-user');
+  const gift = anFd();
+  theirs.onReadable(() => {
+    theirs.onReadable(null);
+    theirs.send(hello(0));
+    for (let i = 0; i < 40; i++)
+      theirs.send(encodeCommand('DMA_READ', { address: 0n, count: 4n }), [gift.fd]);
+    theirs.send(encodeCommand('DMA_READ', { address: 0n, count: 4n }));
+    for (let i = 0; i < 40; i++) theirs.send(encodeCommand('DMA_READ', { address: 0n, count: 4n }));
+  });
+  let begun = false;
+  const read = () => {
+    begun = true;
+    return new Promise<void>(() => {});
+  };
+  const client = await VfioUserClient.connect(socketChannel(mine), { memory: { read, write: () => {} } });
+  await eventually(() => begun);
+  client.close();
+  assert.equal(await client.closed, null);
+  gift.close();
+  theirs.close();
+});
+
 leakTest('the server leaves at every step, and in the middle of every answer', async () => {
   const four = new Uint8Array(4);
   const ram = createMemfd({ name: 'ram', size: 4096 });

@@ -44,6 +44,8 @@ export class NoteTakingFunction implements PciFunction {
   /** What every call waits for. */
   gate: Promise<void> = Promise.resolve();
   busy = 0;
+  /** What was asked of it that must not be. */
+  readonly violations: string[] = [];
   readonly #eventfds = new Map<string, OwnedFd>();
 
   constructor() {
@@ -57,11 +59,12 @@ export class NoteTakingFunction implements PciFunction {
 
   async read(region: number, offset: number, into: Uint8Array): Promise<void> {
     await this.#note('read', [region, `0x${offset.toString(16)}`, into.length]);
+    this.#inside('readable', region, offset, into.length);
     into.set(this.bytes[region]!.subarray(offset, offset + into.length));
-    assert.ok(offset + into.length <= this.bytes[region]!.length);
   }
   async write(region: number, offset: number, bytes: Uint8Array): Promise<void> {
     await this.#note('write', [region, `0x${offset.toString(16)}`, Buffer.from(bytes).toString('hex')]);
+    this.#inside('writable', region, offset, bytes.length);
     this.bytes[region]!.set(bytes, offset);
   }
   async connect(kind: number, index: number, fd: OwnedFd | null): Promise<void> {
@@ -89,7 +92,7 @@ export class NoteTakingFunction implements PciFunction {
   async setMemory(specs: readonly MemoryRegionSpec[]): Promise<void> {
     const files = [...new Set(specs.map(({ fd }) => fd))];
     try {
-      assert.ok(files.every(({ closed }) => !closed));
+      if (files.some(({ closed }) => closed)) this.violations.push('memory without a file');
       await this.#note('setMemory', [specs.length, files.length]);
       if (specs.some(this.unwanted)) throw new NicError('MEMORY_TEST', 'not this one');
       this.memory = specs.map(({ fd: _, ...spec }) => spec);
@@ -102,6 +105,7 @@ export class NoteTakingFunction implements PciFunction {
   }
   async disconnect(): Promise<void> {
     await this.#note('disconnect', []);
+    assert.deepEqual(this.violations, []);
     for (const fd of this.#eventfds.values()) fd.close();
     this.#eventfds.clear();
     this.memory = [];
@@ -114,8 +118,17 @@ export class NoteTakingFunction implements PciFunction {
     return fd !== undefined;
   }
 
+  #inside(right: 'readable' | 'writable', region: number, offset: number, length: number): void {
+    const shape = this.regions[region];
+    if (shape?.[right] && length > 0 && offset >= 0 && offset + length <= shape.size) return;
+    this.violations.push(`${length} bytes at ${offset} of region ${region}`);
+  }
+
   async #note(method: keyof PciFunction, args: readonly unknown[]): Promise<void> {
-    assert.equal(this.busy, 0, `${method} while something else is done`);
+    if (this.busy > 0) this.violations.push(`${method} while something else is done`);
+    const [kind, index] = String(args[0]).split('.').map(Number);
+    const counted = method === 'connect' || method === 'mask' || method === 'raise';
+    if (counted && !(index! < this.irqs[kind!]!)) this.violations.push(`${method} of interrupt ${args[0]}`);
     this.busy += 1;
     try {
       await this.gate;
@@ -177,11 +190,14 @@ export class Peer {
 
   /** Sends and closes the fds, as a client may do at once. */
   send(bytes: Uint8Array, fds: readonly OwnedFd[] = []): void {
-    this.socket.send(
-      bytes,
-      fds.map(({ fd }) => fd),
-    );
-    for (const fd of fds) fd.close();
+    try {
+      this.socket.send(
+        bytes,
+        fds.map(({ fd }) => fd),
+      );
+    } finally {
+      for (const fd of fds) fd.close();
+    }
   }
 
   /** Sends a command and returns its id. */

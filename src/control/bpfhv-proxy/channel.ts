@@ -17,7 +17,7 @@ export interface Channel {
   /** Calls back, once, when receive() would not return null; a second call replaces the first. */
   whenReadable(callback: () => void): void;
   /**
-   * Sends all of it or throws. The fds stay the caller's. `patiently`: what the peer does not take at once waits for it; throws only when too much waits.
+   * Sends all of it or throws. The fds stay the caller's. `patiently`: what the peer does not take at once waits for it, MAX_UNSENT bytes at most.
    */
   send(bytes: Uint8Array, fds: readonly OwnedFd[], patiently?: boolean): void;
   /** Bytes that wait for the peer. */
@@ -27,6 +27,9 @@ export interface Channel {
   /** Ends the connection; no callback comes after it. Calling it again does nothing. */
   close(): void;
 }
+
+/** What may wait for a peer that is sent to patiently. Bytes. */
+export const MAX_UNSENT = 4 << 20;
 
 /**
  * A connected socket as a channel, which owns it from now on. Where every message is short and waits for its answer, a peer that leaves so much
@@ -47,6 +50,7 @@ export function socketChannel(socket: UnixSocket): Channel {
       });
     },
     send(bytes, fds, patiently = false) {
+      if (patiently) socket.queueLimit = MAX_UNSENT;
       const taken = socket.send(
         bytes,
         fds.map(({ fd }) => fd),

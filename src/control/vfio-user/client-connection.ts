@@ -40,7 +40,7 @@ export interface VfioClientOptions {
   readonly replyTimeoutMs?: number;
   /** A message that has begun must be complete after so long. Milliseconds, default 5 s. */
   readonly messageTimeoutMs?: number;
-  /** Bytes that one message may read or write; default 1 MiB. */
+  /** Bytes that one message may read or write; default, and at most, 1 MiB. */
   readonly maxDataXferSize?: number;
   /** Without one the server is refused. It must not wait for a command of this client's. */
   readonly memory?: MemoryHandler;
@@ -65,6 +65,7 @@ export class ClientConnection {
   readonly #maxDataXferSize: number;
   #turn: Promise<unknown> = Promise.resolve();
   #onSettled: (() => void) | null = null;
+  #onServed: (() => void) | null = null;
   #served: Promise<void> = Promise.resolve();
   #serving = 0;
   #fault: VfioUserError | null = null;
@@ -128,6 +129,7 @@ export class ClientConnection {
     this.#stream.close();
     this.#pending.fail(error);
     this.#onSettled?.();
+    this.#onServed?.();
   }
 
   /** Sends when its turn has come, and not too much is under way. */
@@ -170,13 +172,19 @@ export class ClientConnection {
     this.#served = this.#served
       .then(() => this.#serve(message))
       .catch(error => void this.fail(error))
-      .finally(() => (this.#serving -= 1));
-    if (this.#serving >= MAX_SERVING) await this.#served;
+      .finally(() => {
+        this.#serving -= 1;
+        this.#onServed?.();
+      });
+    while (this.#serving >= MAX_SERVING && !this.#stream.closed) {
+      await new Promise<void>(resolve => (this.#onServed = resolve));
+    }
   }
 
   async #serve(message: Message): Promise<void> {
     let answer: Uint8Array;
     try {
+      if (this.#stream.closed) throw new VfioUserError('VFIO_CLOSED', 'too late');
       answer = await this.#carryOut(message);
     } catch (error) {
       for (const fd of message.fds) fd.close();

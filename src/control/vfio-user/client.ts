@@ -17,6 +17,7 @@ import {
   DEFAULT_CAPABILITIES,
   decodeCapabilities,
   encodeCapabilities,
+  transferSize,
   VERSION,
 } from './version.js';
 
@@ -58,7 +59,7 @@ export class VfioUserClient {
 
   /** Agrees on a version. Owns the channel from now on. */
   static async connect(channel: Channel, options: VfioClientOptions = {}): Promise<VfioUserClient> {
-    const { maxDataXferSize = DEFAULT_CAPABILITIES.maxDataXferSize } = options;
+    const maxDataXferSize = transferSize(options.maxDataXferSize);
     const mine = { ...DEFAULT_CAPABILITIES, maxMsgFds: MAX_FDS, maxDataXferSize, writeMultiple: true };
     const connection = new ClientConnection(channel, { ...options, maxDataXferSize });
     try {
@@ -128,7 +129,8 @@ export class VfioUserClient {
   /** Connects interrupts, from `start` on, to these eventfds, as many at a time as a message takes. */
   async connectIrqs(index: number, start: number, eventfds: readonly OwnedFd[]): Promise<void> {
     const flags = IRQ_SET.DATA_EVENTFD | IRQ_SET.TRIGGER;
-    const step = Math.max(1, Math.min(this.capabilities.maxMsgFds, MAX_FDS));
+    const step = Math.min(this.capabilities.maxMsgFds, MAX_FDS);
+    if (step === 0) throw new VfioUserError('VFIO_FDS', 'the server takes no file descriptors');
     for (let at = 0; at < eventfds.length; at += step) {
       const fds = eventfds.slice(at, at + step);
       await this.setIrqs({ flags, index, start: start + at, count: fds.length }, { fds });

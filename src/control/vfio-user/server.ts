@@ -29,7 +29,7 @@ import { COMMANDS } from './requests.js';
 import { type MemoryCommand, ServerMemory } from './server-memory.js';
 import { ServerSession, type SessionCommand } from './server-session.js';
 import { PAYLOAD_MARGIN, VfioUserStream } from './stream.js';
-import { type Capabilities, DEFAULT_CAPABILITIES } from './version.js';
+import { type Capabilities, DEFAULT_CAPABILITIES, transferSize } from './version.js';
 
 export interface VfioServerOptions extends Partial<DmaLimits> {
   /** A client that has connected must begin its first command after so long, or it loses its place. Milliseconds, default 10 s. */
@@ -38,7 +38,7 @@ export interface VfioServerOptions extends Partial<DmaLimits> {
   readonly messageTimeoutMs?: number;
   /** The client must answer a DMA_READ or DMA_WRITE after so long. Milliseconds, default 5 s. */
   readonly dmaTimeoutMs?: number;
-  /** Bytes that one message may read or write; default 1 MiB. */
+  /** Bytes that one message may read or write; default, and at most, 1 MiB. */
   readonly maxDataXferSize?: number;
   /** Ends the session from this side. */
   readonly signal?: AbortSignal;
@@ -100,7 +100,8 @@ class Server {
 
   constructor(channel: Channel, fn: PciFunction, options: VfioServerOptions) {
     const { messageTimeoutMs = 5000, dmaTimeoutMs = 5000, maxFiles = 256 } = options;
-    const { maxDataXferSize = OFFERED.maxDataXferSize, maxDmaMaps = OFFERED.maxDmaMaps } = options;
+    const { maxDmaMaps = OFFERED.maxDmaMaps } = options;
+    const maxDataXferSize = transferSize(options.maxDataXferSize);
     this.#fn = fn;
     this.#options = options;
     this.#stream = new VfioUserStream(channel, {

@@ -20,7 +20,7 @@ export interface StreamLimits {
   readonly maxFds: number;
   /** A message that has begun must be complete after so long; so must the peer have read what waits for it. Milliseconds. */
   readonly messageTimeoutMs: number;
-  /** `sent()` waits while more than that waits for the peer. Bytes. */
+  /** `sent()` waits while more than that waits for the peer. Bytes; with a payload above it still less than a channel's MAX_UNSENT. */
   readonly maxUnsent: number;
 }
 

@@ -32,6 +32,11 @@ export const DEFAULT_CAPABILITIES: Capabilities = {
   writeMultiple: false,
 };
 
+/** How many bytes of data messages may have, when somebody wishes for so many. */
+export function transferSize(wanted = DEFAULT_CAPABILITIES.maxDataXferSize): number {
+  return Math.min(wanted, DEFAULT_CAPABILITIES.maxDataXferSize);
+}
+
 /** Longer ones are not looked at. Bytes. */
 const MAX_TEXT = 4096;
 
