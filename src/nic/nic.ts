@@ -141,6 +141,12 @@ export class Nic implements NicControl {
     return this.#contract.agreed;
   }
 
+  /** Feature bits that would be offered with a device type, offloads being allowed as they are now. */
+  offering({ features }: DeviceType): bigint {
+    const { mask } = this.#contract;
+    return mask === undefined ? features : features & mask;
+  }
+
   /** Counters of all queues since they were set up, upgrades included. */
   stats(): NicStats {
     const { queues } = this.#contract;
