@@ -157,6 +157,12 @@ export class Nic implements NicControl {
     return this.#contracts.next?.parameters ?? null;
   }
 
+  /** Feature bits that would be offered with a device type, offloads being allowed as they are now. */
+  offering({ features }: DeviceType): bigint {
+    const { mask } = this.#contract;
+    return mask === undefined ? features : features & mask;
+  }
+
   /** Counters of all queues since they were set up, upgrades included. */
   stats(): NicStats {
     const { queues } = this.#contract;

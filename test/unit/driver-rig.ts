@@ -28,6 +28,8 @@ export interface GuestOptions {
   readonly bufs?: number;
   readonly queuePairs?: number;
   readonly spin?: boolean;
+  /** Offloads to accept; default: all. */
+  readonly features?: bigint;
   /** Of the netdev, at most. */
   readonly lanes?: number;
   readonly workers?: number;
