@@ -24,7 +24,7 @@ import { Batch } from '../../src/ring/batch.js';
 import { loadDatapath } from '../../src/ring/datapath.js';
 import { VirtqDriver } from '../../src/ring/virtio/driver.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
-import { arena, window } from '../compliance/testbed.js';
+import { arena, payload, window } from '../compliance/testbed.js';
 import { NoteTakingVhost, Peer, type Supply, say } from './vhost-user-peer.js';
 import type { Place, Step } from './vhost-user-scripts.js';
 
@@ -35,6 +35,8 @@ export interface VirtioRigOptions extends Partial<VirtioNicOptions> {
   /** What the guest's driver takes. */
   readonly accept?: bigint;
   readonly num?: number;
+  /** Bytes of payload that a buffer of the guest's holds. */
+  readonly room?: number;
   readonly pairs?: number;
   /** Where the front end has the memory; default: not where the guest has it. */
   readonly userspace?: bigint;
@@ -115,6 +117,7 @@ export class VirtioRig {
         new VirtqDriver({ window, arena, calls }, space, {
           direction: i % 2 === 0 ? 'rx' : 'tx',
           ...{ features: accept, num },
+          ...(options.room === undefined ? {} : { room: options.room }),
         }),
     );
     const start = ram.guestPhysicalAddress;
@@ -182,13 +185,21 @@ export class VirtioRig {
     for (const driver of this.drivers) driver.reset();
   }
 
-  /** The guest publishes up to `want` numbered frames and kicks when the device wants it. Returns how many. */
-  publish(want: number, { pair = 0, kick = true, length = 60 } = {}): number {
+  /**
+   * The guest publishes up to `want` numbered frames and kicks when the device wants it. Returns how many. `from`, `to`: the last octets of their
+   * addresses.
+   */
+  publish(want: number, { pair = 0, kick = true, length = 60, from = 0, to = 0 } = {}): number {
     const { address } = this.drivers[2 * pair + 1]!;
     const batch = this.#batch;
     assert.ok(calls.vdrv_tx_complete(address, 256) >= 0, 'a completion that makes no sense');
     calls.vdrv_tx_room(address, batch.address, Math.min(want, 64));
     const n = calls.source_fill(this.#flows[2 * pair + 1]!, batch.address, batch.count, length);
+    for (let i = 0; i < n && (from || to); i++) {
+      const at = payload(batch, i);
+      window.bytes[at + 5] = to;
+      window.bytes[at + 11] = from;
+    }
     const wanted = calls.vdrv_tx_publish(address, batch.address, n);
     assert.ok(wanted >= 0);
     if (wanted > 0 && kick) this.kicks[2 * pair + 1]!.signal();
