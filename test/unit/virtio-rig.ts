@@ -32,6 +32,8 @@ export interface VirtioRigOptions extends Partial<VirtioNicOptions> {
   /** What the guest's driver takes. */
   readonly accept?: bigint;
   readonly num?: number;
+  /** Bytes of payload that a buffer of the guest's holds. */
+  readonly room?: number;
   readonly pairs?: number;
   /** Where the front end has the memory; default: not where the guest has it. */
   readonly userspace?: bigint;
@@ -93,7 +95,7 @@ export class VirtioRig extends GuestRings {
       free: (address: number) => ram.free(address),
       toGuest: (address: number) => ram.toGuest(address) + (options.iommu ?? 0n),
     };
-    super({ space, features: accept, num, pairs, kick: ring => kicks[ring]!.signal() });
+    super({ space, features: accept, num, pairs, room: options.room, kick: ring => kicks[ring]!.signal() });
     this.nic = nic;
     this.port = port;
     this.log = log;

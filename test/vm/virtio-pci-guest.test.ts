@@ -8,8 +8,8 @@
  */
 import assert from 'node:assert/strict';
 import { Cable, HOST_IP, shown } from '../../src/vm/cable.js';
-import { LONG, vmTest } from './kit/needs.js';
 import { FIRST_FD, Vm } from '../../src/vm/vm.js';
+import { LONG, vmTest } from './kit/needs.js';
 
 const QEMU = '11.1';
 const POLYNIC = 'node /polynic/bin/polynic.js';
