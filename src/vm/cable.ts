@@ -13,7 +13,7 @@ import type { OwnedFd } from '../linux/fd.js';
 import { changeLink } from '../linux/link.js';
 import { type LinkMonitor, monitorLink } from '../linux/link-monitor.js';
 import { createNetns } from '../linux/netns.js';
-import { addAddress } from '../linux/route.js';
+import { addAddress, setNeighbour } from '../linux/route.js';
 import { listenTcp } from '../linux/socket.js';
 import { silenceIpv6 } from '../linux/sysctl.js';
 import { openTap, type Tap } from '../linux/tun.js';
@@ -74,6 +74,11 @@ export class Cable {
   connect(): void {
     addAddress(INTERFACE, `${HOST_IP}/24`, this.netns);
     changeLink(INTERFACE, { up: true }, this.netns);
+  }
+
+  /** Tells the host's kernel the guest's address, so that nothing waits until it has asked; once for each TAP. */
+  introduce(mac: string): void {
+    setNeighbour(INTERFACE, GUEST_IP, mac, this.netns);
   }
 
   close(): void {

@@ -93,7 +93,7 @@ export function vfioUserDevice(qemu: Qemu, { socket, bus }: VfioUserNic, id: str
 }
 
 function vhostUserNetdev(qemu: Qemu, { socket, listener, queues = 1 }: VhostUserNic, id: string): string[] {
-  const again = atLeast(qemu, 9, 2) ? 'reconnect-ms=500' : 'reconnect=1';
+  const again = atLeast(qemu, 9, 2) ? 'reconnect-ms=200' : 'reconnect=1';
   const how = listener === 'qemu' ? 'server=on,wait=off' : again;
   return [
     ...['-chardev', `socket,id=${id}-socket,path=${escaped(socket)},${how}`],

@@ -4,7 +4,7 @@
  * ```
  *   version   virtio-net over vhost-user                vfio-user-pci   to connect again
  *   7.2       without KVM: interrupts only by INTx      no              reconnect=1       (seconds)
- *   9.2                                                 no              reconnect-ms=500  (milliseconds)
+ *   9.2                                                 no              reconnect-ms=200  (milliseconds)
  *   10.1                                                yes
  * ```
  * Without KVM, QEMU 7.2 dies of a null pointer when a guest turns MSI-X on for a vhost-user device; `vectors=0` keeps the guest from it.
