@@ -193,8 +193,7 @@ export class Contracts {
         (error: Error) => next.settle(error),
       );
     } else next?.contract.close();
-    this.#present.dropQueues();
-    this.#present.agree(0n);
+    this.#present.left();
   }
 
   close(): void {

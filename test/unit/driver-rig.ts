@@ -9,7 +9,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ProxyDevice } from '../../src/control/bpfhv-proxy/device.js';
-import { serveBackend, socketChannel } from '../../src/control/bpfhv-proxy/index.js';
+import { type Channel, serveBackend, socketChannel } from '../../src/control/bpfhv-proxy/index.js';
 import { BpfhvDriver } from '../../src/guest/bpfhv/driver.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { openFds } from '../../src/linux/fd.js';
@@ -143,13 +143,16 @@ export class Guest {
       .reduce((sum, { packets }) => sum + packets, 0);
   }
 
-  /** A backend connects. */
-  connect(nic: NicControl): Session {
+  /** A backend connects. `tap`: what the two ends have in place of their channels. */
+  connect(
+    nic: NicControl,
+    tap: (end: 'guest' | 'backend', channel: Channel) => Channel = (_, c) => c,
+  ): Session {
     const [ours, theirs] = socketPair('bpfhv-proxy');
     const hangUp = new AbortController();
     const over = Promise.all([
-      this.device.serve(socketChannel(ours)),
-      serveBackend(socketChannel(theirs), nic, { signal: hangUp.signal }),
+      this.device.serve(tap('guest', socketChannel(ours))),
+      serveBackend(tap('backend', socketChannel(theirs)), nic, { signal: hangUp.signal }),
     ]);
     const session = {
       over,
