@@ -37,6 +37,8 @@ export interface VirtioRigOptions extends Partial<VirtioNicOptions> {
   readonly num?: number;
   /** Bytes of payload that a buffer of the guest's holds. */
   readonly room?: number;
+  /** Buffers that a frame of the guest's may take. */
+  readonly frameBuffers?: number;
   readonly pairs?: number;
   /** Where the front end has the memory; default: not where the guest has it. */
   readonly userspace?: bigint;
@@ -118,6 +120,7 @@ export class VirtioRig {
           direction: i % 2 === 0 ? 'rx' : 'tx',
           ...{ features: accept, num },
           ...(options.room === undefined ? {} : { room: options.room }),
+          ...(options.frameBuffers === undefined ? {} : { frameBuffers: options.frameBuffers }),
         }),
     );
     const start = ram.guestPhysicalAddress;

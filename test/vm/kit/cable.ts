@@ -58,7 +58,7 @@ export class Cable {
   }
 
   /** Waits until a program has made the TAP that `port` names, and connects it. */
-  async appear(program: Program): Promise<void> {
+  async appear(program: Program, mtu?: number): Promise<void> {
     let monitor: LinkMonitor | undefined;
     await new Promise<void>((resolve, reject) => {
       monitor = monitorLink(INTERFACE, this.netns, link => {
@@ -68,6 +68,7 @@ export class Cable {
         reject(new Error(`no ${INTERFACE}: its program ended\n${program.output}`)),
       );
     }).finally(() => monitor?.close());
+    if (mtu !== undefined) changeLink(INTERFACE, { mtu }, this.netns);
     this.connect();
   }
 
