@@ -18,6 +18,8 @@ export interface GuestRingsOptions {
   readonly pairs: number;
   /** Bytes of payload that a buffer holds; default: the driver's. */
   readonly room?: number | undefined;
+  /** Buffers that a frame may take; default: the driver's. */
+  readonly frameBuffers?: number | undefined;
   readonly kick: (ring: number) => void;
 }
 
@@ -30,13 +32,17 @@ export class GuestRings {
   readonly #flows: readonly number[];
   readonly #batch = Batch.allocate(window, arena);
 
-  constructor({ space, features, num, pairs, room, kick }: GuestRingsOptions) {
+  constructor({ space, features, num, pairs, room, frameBuffers, kick }: GuestRingsOptions) {
     const all = Array.from({ length: 2 * pairs }, (_, i) => i);
     this.#kick = kick;
     this.#flows = all.map(() => arena.allocate(L.PORT_SIZE));
     this.drivers = all.map(i => {
       const direction = i % 2 === 0 ? 'rx' : 'tx';
-      const shape = { direction, features, num, ...(room === undefined ? {} : { room }) } as const;
+      const shape = {
+        ...{ direction, features, num },
+        ...(room === undefined ? {} : { room }),
+        ...(frameBuffers === undefined ? {} : { frameBuffers }),
+      } as const;
       return new VirtqDriver({ window, arena, calls }, space, shape);
     });
   }

@@ -45,9 +45,13 @@ class Conversation {
   readonly tap = (by: End, channel: Channel): Channel => ({
     receive: buffer => channel.receive(buffer),
     whenReadable: callback => channel.whenReadable(callback),
+    whenSent: callback => channel.whenSent(callback),
+    get unsent() {
+      return channel.unsent;
+    },
     close: () => channel.close(),
-    send: (bytes, fds) => {
-      if (!this.#begun) return channel.send(bytes, fds);
+    send: (bytes, fds, patiently) => {
+      if (!this.#begun) return channel.send(bytes, fds, patiently);
       const due = this.said.length === this.#death?.message;
       const label = requestLabel(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true));
       this.said.push({ by, label });
