@@ -39,7 +39,8 @@ export class GuestRings {
     this.drivers = all.map(i => {
       const direction = i % 2 === 0 ? 'rx' : 'tx';
       const shape = {
-        ...{ direction, features, num },
+        direction,
+        ...{ features, num },
         ...(room === undefined ? {} : { room }),
         ...(frameBuffers === undefined ? {} : { frameBuffers }),
       } as const;
