@@ -3,7 +3,7 @@
  * is one method here; what it does to rings that run is virtio-rings.ts. The ring format belongs to the guest's driver; port and way of waiting can be
  * changed while it runs.
  */
-import type { OwnedFd } from '../linux/fd.js';
+import { type OwnedFd, owning } from '../linux/fd.js';
 import type { RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
@@ -233,7 +233,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringKick(index: number, kick: Kick): Promise<void> {
     await this.#exclusive(async () => {
-      const ring = this.#owning(kick === 'polled' ? null : kick, () => this.#rings.at(index));
+      const ring = owning(kick === 'polled' ? null : kick, () => this.#rings.at(index));
       await this.#rings.rearrange(only(ring), () => ring.start(kick));
       this.#rings.complain(ring);
     });
@@ -241,7 +241,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringCall(index: number, fd: OwnedFd | null): Promise<void> {
     await this.#exclusive(async () => {
-      const ring = this.#owning(fd, () => this.#rings.at(index));
+      const ring = owning(fd, () => this.#rings.at(index));
       const former = ring.setCall(fd);
       try {
         // It is interrupted at once: what was due went to the former one, or nowhere.
@@ -255,7 +255,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringError(index: number, fd: OwnedFd | null): Promise<void> {
     await this.#exclusive(async () => {
-      this.#owning(fd, () => this.#rings.at(index)).setError(fd);
+      owning(fd, () => this.#rings.at(index)).setError(fd);
     });
   }
 
@@ -271,7 +271,7 @@ export class VirtioNic implements VhostControl {
 
   setDirtyLog(size: bigint, offset: bigint, fd: OwnedFd): Promise<void> {
     return this.#exclusive(async () => {
-      const bitmap = this.#owning(fd, () =>
+      const bitmap = owning(fd, () =>
         mapDirtyBitmap(
           this.#host.window,
           { size, offset, fd },
@@ -404,16 +404,6 @@ export class VirtioNic implements VhostControl {
 
   get #receiveOffloads(): number {
     return queueSettings(this.#stage.features, 'rx').offloads;
-  }
-
-  /** Does something for which a descriptor has come, which is closed when that can't be done. */
-  #owning<T>(fd: OwnedFd | null, action: () => T): T {
-    try {
-      return action();
-    } catch (error) {
-      fd?.close();
-      throw error;
-    }
   }
 
   #say(level: 'info' | 'warn', message: string): void {
