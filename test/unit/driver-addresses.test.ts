@@ -2,6 +2,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as L from '../../datapath/layout.js';
+import { assemble } from '../../src/ebpf/asm.js';
+import { decodeProgram } from '../../src/ebpf/program.js';
+import { verify } from '../../src/ebpf/verifier/index.js';
+import { BPFHV_HELPERS } from '../../src/guest/bpfhv/helpers.js';
 import { deviceTypeNames } from '../../src/ring/registry.js';
 import { ReceiveFlow, TransmitFlow } from '../compliance/actors.js';
 import { arena, type Side, Testbed, window } from '../compliance/testbed.js';
@@ -84,3 +88,38 @@ test('dma_map knows the buffers of its queue, by the address that the context gi
     arena.free(out);
   });
 });
+
+/** Keeps a pointer where a helper is to write, then shows what is there to the device. */
+const told = (call: string) => `
+  mov %r6, %r1
+  stxdw [%r10-16], %r10
+  ${call}
+  ldxdw %r2, [%r10-16]
+  stxdw [%r6+${L.CTX_OPAQUE + 400}], %r2
+  mov %r0, 0
+  exit`;
+const OUT = 'mov %r2, %r10\nadd %r2, -16';
+
+for (const [helper, call] of [
+  [
+    'pkt_l4_csum_md_get',
+    `${OUT}\nmov %r3, %r2\nadd %r3, 2\ncall helper 0x4b8f0001\nldxh %r2, [%r10-16]\nldxh %r3, [%r10-14]\nstdw [%r10-16], 0\nlsh %r3, 16\nor %r2, %r3\nstxdw [%r10-16], %r2`,
+  ],
+  ['pkt_virtio_net_md_get', `${OUT}\ncall helper 0x4b8f0003`],
+  ['rx_buf_dma_map', 'mov %r2, 1\nmov %r3, 1\nmov %r4, %r10\nadd %r4, -16\ncall helper 0x4b8f0005'],
+] as const) {
+  test(`${helper} writes what it is to write when it fails, too: what was there is a number to the program from then on`, () => {
+    onBed('sring', bed => {
+      const bytes = assemble(told(call));
+      const options = { contextSize: bed.tx.contextSize, helpers: BPFHV_HELPERS } as const;
+      const verdict = verify(decodeProgram(bytes), options);
+      assert.ok(verdict.accepted, verdict.accepted ? '' : verdict.reason);
+      for (const engine of ['jit', 'interpreter'] as const) {
+        bed.load(engine, new Map([['txi', bytes]]));
+        window.longs[(bed.tx.context + L.CTX_OPAQUE + 400) / 8] = 77n;
+        bed.datapath.calls.driver_arm(bed.tx.driver, 1); // no packet is at hand
+        assert.equal(word(bed.tx, L.CTX_OPAQUE + 400), 0n, engine);
+      }
+    });
+  });
+}

@@ -945,3 +945,26 @@ done:
   call 4
   ldxb %r0, [%r6+0]
   exit
+
+=== pointers into the context compared, far from its end
+! accepted 5
+  ldxw %r2, [%r1+0]
+  lsh %r2, 20
+  mov %r3, %r1
+  add %r3, %r2
+  jle %r3, %r1, end
+  ldxb %r0, [%r3+0]
+end:
+  mov %r0, 0
+  exit
+
+=== pointers that may lie anywhere compared for being the same
+! accepted
+  ldxdw %r2, [%r1+0]
+  mov %r3, %r1
+  add %r3, %r2
+  jne %r3, %r1, end
+  ldxb %r0, [%r3+63]
+end:
+  mov %r0, 0
+  exit
