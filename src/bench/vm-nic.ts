@@ -6,11 +6,14 @@
  */
 import { silent } from '../demo/display.js';
 import { runMachine } from '../demo/vm-run.js';
+import { missingFor } from '../vm/needs.js';
 import { BenchError } from './errors.js';
 import { type BenchResult, median, result } from './result.js';
 
-/** Throws BenchError when something was lost; VmError, DemoError where there is no QEMU, or no kernel for it. */
+/** Throws BenchError: BENCH_MISSING where there is no QEMU, or no kernel for a guest; otherwise when something was lost. */
 export async function measureVmNic(): Promise<BenchResult[]> {
+  const missing = missingFor('11.1', { vfioUser: true });
+  if (missing) throw new BenchError(missing, 'BENCH_MISSING');
   const { signal } = new AbortController();
   const { failures, first_ping_ms, blackout_ms } = await runMachine({
     verbose: false,
@@ -18,6 +21,7 @@ export async function measureVmNic(): Promise<BenchResult[]> {
     display: silent,
   });
   if (failures.length > 0) throw new BenchError(failures.join('; '));
+  if (blackout_ms.length === 0) throw new BenchError('no packet came after an upgrade');
   return [
     result('vm-nic/first-ping', 'ms', first_ping_ms),
     result('vm-nic/upgrade-blackout/p50', 'ms', median(blackout_ms)),

@@ -39,7 +39,6 @@ export function demoCommand() {
     .option('--json', 'print nothing but the results, as one JSON object')
     .option('-v, --verbose', 'say what happens')
     .action(async ({ vm, device, seconds, upgradeEvery, spin = false, json = false, verbose = false }) => {
-      if (vm) return machine(json, verbose);
       if (upgradeEvery !== undefined && upgradeEvery > seconds / 2) {
         throw new UsageError(
           `--upgrade-every ${upgradeEvery} leaves no time for it: at most half of --seconds ${seconds}`,
@@ -50,6 +49,11 @@ export function demoCommand() {
       if (where === 'user namespace') {
         process.exitCode = await reexecInUserNamespace();
         return;
+      }
+      if (vm) {
+        if (!(where instanceof Network)) throw new DemoError(`no network can be made here: ${where.reason}`);
+        where.close();
+        return machine(json, verbose);
       }
       const report = emptyReport(device, spin);
       const display = json ? silent : tableOn(process.stdout);

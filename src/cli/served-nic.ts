@@ -132,6 +132,7 @@ export const START: Readonly<Record<NicKind, Start>> = {
     return servedVirtio(nic, port, {
       converse: (channel, conversation) => serveVfioUser(channel, device, conversation),
       beforeClose: () => device.close(),
+      announce: () => device.device.announce(),
     });
   },
 };
@@ -166,7 +167,12 @@ function servedBpfhv(nic: Nic, spoken: Spoken & Pick<ServedNic, 'upgrade'>): Ser
   });
 }
 
-function servedVirtio(nic: VirtioNic, port: ServedPort, spoken: Spoken): ServedNic {
+interface VirtioSpoken extends Spoken {
+  /** The network behind the port is another one, and is to learn where the guest is. */
+  readonly announce?: () => Promise<void>;
+}
+
+function servedVirtio(nic: VirtioNic, port: ServedPort, { announce, ...spoken }: VirtioSpoken): ServedNic {
   return served(nic, {
     ...spoken,
     bpfhv: null,
@@ -180,7 +186,9 @@ function servedVirtio(nic: VirtioNic, port: ServedPort, spoken: Spoken): ServedN
       }
       const spin = wish.spin === undefined ? {} : { spin: wish.spin };
       if (wish.port === undefined) return nic.change(spin);
-      return port.replace(wish.port, next => nic.change({ ...spin, port: next }));
+      const report = await port.replace(wish.port, next => nic.change({ ...spin, port: next }));
+      await announce?.();
+      return report;
     },
   });
 }

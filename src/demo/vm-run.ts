@@ -10,15 +10,18 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { ChildCounters } from '../observe/child-report.js';
 import { appears } from '../vm/appears.js';
 import { Cable, GUEST_IP, HOST_IP } from '../vm/cable.js';
 import { VmError } from '../vm/errors.js';
-import { cachedKernel, qemuNamed } from '../vm/qemu.js';
+import { missingFor } from '../vm/needs.js';
+import { qemuNamed } from '../vm/qemu.js';
 import { Vm } from '../vm/vm.js';
 import { Child } from './child.js';
 import type { Display } from './display.js';
 import { DemoError } from './errors.js';
 
+const QEMU = '11.1';
 const BYTES = 20_000_000;
 const ECHO_INTERVAL_S = 0.02;
 /** In one go: what is on its way at the end of it counts. */
@@ -29,7 +32,7 @@ const FIRST = 'sring';
 /** A guest in software emulation takes seconds to verify and compile what is quick elsewhere. */
 const UPGRADE_LIMIT_S = 120;
 
-/** An upgrade as the guest saw it. Microseconds. */
+/** An upgrade as the NIC saw it. */
 interface Upgraded {
   readonly from: string;
   readonly to: string;
@@ -46,7 +49,7 @@ export interface VmReport {
   /** Megabytes a second. */
   tcp_mbytes_s: { to_guest: number; to_host: number } | null;
   upgrades: Upgraded[];
-  /** As the guest's driver has measured them, from the last packet before to the first one after. */
+  /** As the guest's driver has measured them: the longer of the waits for a packet out and one in, at each upgrade that packets came after. */
   blackout_ms: number[];
   failures: string[];
 }
@@ -57,14 +60,13 @@ export interface VmRunOptions {
   readonly display: Display;
 }
 
-/** Boots, talks, upgrades. Throws VmError or DemoError when something is missing, or goes wrong that ends it. */
+/** Boots, talks, upgrades. Throws VmError or DemoError when something is missing, or goes wrong that ends it; what `signal` has as its reason. */
 export async function runMachine({ verbose, signal, display }: VmRunOptions): Promise<VmReport> {
-  const qemu = qemuNamed('11.1');
-  if (!cachedKernel())
-    throw new DemoError("no kernel for a guest is there: `npm run setup:system` fetches Debian's");
+  const missing = missingFor(QEMU, { vfioUser: true });
+  if (missing) throw new DemoError(missing);
   const report: VmReport = {
-    ...{ qemu: qemu.version.join('.'), boot_ms: 0, first_ping_ms: 0, ping: { sent: 0, received: 0 } },
-    ...{ tcp_mbytes_s: null, upgrades: [], blackout_ms: [], failures: [] },
+    ...{ qemu: qemuNamed(QEMU).version.join('.'), boot_ms: 0, first_ping_ms: 0 },
+    ...{ ping: { sent: 0, received: 0 }, tcp_mbytes_s: null, upgrades: [], blackout_ms: [], failures: [] },
   };
   using cable = new Cable();
   const folder = mkdtempSync(join(tmpdir(), 'polynic-demo-'));
@@ -77,47 +79,77 @@ export async function runMachine({ verbose, signal, display }: VmRunOptions): Pr
     FIRST,
     '--port',
     cable.port,
-    '--name',
-    'demo-vm',
+    '--control',
+    'none',
   ];
-  const backend = new Child({ name: 'backend', args: [...words, '--control', 'none'], verbose });
-  let vm: Vm | null = null;
-  const stop = (): void => void vm?.stop();
-  signal.addEventListener('abort', stop, { once: true });
+  const backend = new Child({ name: 'backend', args: words, verbose });
   try {
     await Promise.race([backend.ended, appears(socket, signal)]);
+    signal.throwIfAborted();
     cable.connect();
     const begun = performance.now();
-    vm = await Vm.start({
-      qemu: '11.1',
-      image: 'node',
-      cpus: 2,
-      iommu: true,
-      nics: [{ kind: 'vfio-user', socket }],
-    });
-    report.boot_ms = Math.round(vm.bootMs);
-    display.row('guest boots', `${(vm.bootMs / 1000).toFixed(1)} s, QEMU ${report.qemu}`);
-    await startDriver(vm);
-    await cable.ping(vm, 1);
-    report.first_ping_ms = Math.round(performance.now() - begun);
-    display.row('first ping', `${(report.first_ping_ms / 1000).toFixed(1)} s after QEMU's start`);
-
-    const upgrades = upgradeAll(backend, report, display);
-    const [echoes] = await Promise.all([
-      echo(vm, upgrades),
-      transferUntil(vm, cable, report, upgrades),
-      upgrades,
-    ]);
-    report.ping = echoes;
-    report.blackout_ms = await blackoutsOf(vm);
-    judge(report, display);
+    const nics = [{ kind: 'vfio-user', socket }] as const;
+    const vm = await Vm.start({ qemu: QEMU, image: 'node', cpus: 2, iommu: true, nics, signal });
+    try {
+      report.boot_ms = Math.round(vm.bootMs);
+      display.row('guest boots', `${(vm.bootMs / 1000).toFixed(1)} s, QEMU ${report.qemu}`);
+      await startDriver(vm);
+      await cable.ping(vm, 1);
+      report.first_ping_ms = Math.round(performance.now() - begun);
+      display.row('first ping', `${(report.first_ping_ms / 1000).toFixed(1)} s after QEMU's start`);
+      await upgradeUnderLoad(vm, { cable, backend, report, display });
+    } finally {
+      await vm.stop();
+    }
+  } catch (error) {
+    signal.throwIfAborted(); // that everything ends then is no news
+    throw error;
   } finally {
-    signal.removeEventListener('abort', stop);
-    await vm?.stop();
-    await backend.stop();
     rmSync(folder, { recursive: true, force: true });
+    await ended(backend, report);
   }
   return report;
+}
+
+interface Stage {
+  readonly cable: Cable;
+  readonly backend: Child;
+  readonly report: VmReport;
+  readonly display: Display;
+}
+
+async function upgradeUnderLoad(vm: Vm, { cable, backend, report, display }: Stage): Promise<void> {
+  const before = lossesOf(await backend.counters());
+  const upgrades = upgradeAll(backend, report, display);
+  const [echoes] = await Promise.all([
+    echo(vm, upgrades),
+    transferUntil(vm, cable, report, upgrades),
+    upgrades,
+  ]);
+  report.ping = echoes;
+  const driver = await driverCounters(vm);
+  report.blackout_ms = driver.blackouts!.flatMap(({ tx, rx }) =>
+    tx === null && rx === null ? [] : [Math.max(tx ?? 0, rx ?? 0) / 1000],
+  );
+  const lost = lossesOf(driver) + lossesOf(await backend.counters()) - before;
+  if (lost > 0) report.failures.push(`${lost} packets dropped`);
+  judge(report, display);
+}
+
+/** Packets that queues or port could not get rid of. */
+function lossesOf({ queues, port }: ChildCounters): number {
+  return queues.reduce((sum, { errors, dropped }) => sum + errors + dropped, port.dropped + port.errors);
+}
+
+/** The backend ends in good order, and has given everything back. */
+async function ended(backend: Child, report: VmReport): Promise<void> {
+  try {
+    const { fds, mappings, buffers } = await backend.stop();
+    if (fds + mappings + buffers > 0)
+      report.failures.push(`not given back: ${fds} descriptors, ${mappings} mappings, ${buffers} buffers`);
+  } catch (error) {
+    report.failures.push((error as Error).message);
+  }
 }
 
 /** Huge pages, VFIO, our driver, and an address for its interface. */
@@ -173,13 +205,11 @@ async function transferUntil(vm: Vm, cable: Cable, report: VmReport, end: Promis
   } while (!over);
 }
 
-/** What the driver in the guest counted. */
-async function blackoutsOf(vm: Vm): Promise<number[]> {
-  const counters = JSON.parse(await vm.run('node /polynic/bin/polynic.js stats nic --json')) as {
-    blackouts?: { tx: number | null; rx: number | null }[];
-  };
+/** What the driver in the guest has counted. */
+async function driverCounters(vm: Vm): Promise<ChildCounters> {
+  const counters = JSON.parse(await vm.run('node /polynic/bin/polynic.js stats nic --json')) as ChildCounters;
   if (!counters.blackouts) throw new VmError('VM_GUEST', 'the driver does not say how long packets waited');
-  return counters.blackouts.flatMap(({ tx, rx }) => [tx, rx].flatMap(us => (us === null ? [] : [us / 1000])));
+  return counters;
 }
 
 function judge({ ping, tcp_mbytes_s, blackout_ms, failures }: VmReport, display: Display): void {

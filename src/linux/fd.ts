@@ -109,3 +109,13 @@ export function openFds(): { fd: number; name: string }[] {
 export function countProcessFds(): number {
   return readdirSync('/proc/self/fd').length - 1; // the listing itself holds one
 }
+
+/** Does something for which a descriptor has come, which is closed when that can't be done. */
+export function owning<T>(fd: OwnedFd | null, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    fd?.close();
+    throw error;
+  }
+}

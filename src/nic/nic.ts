@@ -5,8 +5,7 @@
  * guest may start again on the same ones.
  */
 import { EventFd } from '../linux/eventfd.js';
-import type { OwnedFd } from '../linux/fd.js';
-import { beginUrgent, endUrgent } from '../linux/urgent.js';
+import { type OwnedFd, owning } from '../linux/fd.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
@@ -22,11 +21,13 @@ import {
   type NicParameters,
 } from './control.js';
 import { dumpNic } from './dump.js';
+import { Hurry } from './hurry.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
+import { PortTerms } from './port-terms.js';
 import type { Queue, QueueStats } from './queue.js';
 import { bringIn, reachBuffers } from './reach.js';
 import { type Moved, relocate } from './relocate.js';
-import { Signals } from './signals.js';
+import { SignalTable } from './signals.js';
 import { Turns } from './turns.js';
 import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
 import { Workers, type WorkersOptions } from './workers.js';
@@ -41,9 +42,6 @@ const WHILE_RUNNING = {
   setMemoryTable: true,
   setUpgrade: true,
 } as const;
-
-/** A swap takes less; a guest that takes longer has other things to do. */
-const HURRY_MS = 20;
 
 export interface NicOptions extends WorkersOptions {
   readonly device: DeviceType;
@@ -66,14 +64,12 @@ export class Nic implements NicControl {
   readonly #turns = new Turns();
   readonly #enabled = { rx: false, tx: false };
   #table: RegionTable | null = null;
-  #signals: Signals[] = [];
-  #signalled = { rx: 0, tx: 0 };
+  readonly #signals = new SignalTable();
   #upgrade: EventFd | null = null;
-  /** What frames from the port may ask for (OFFLOAD_*), as it was told last; at first it may have been told anything. */
-  #offloads = -1;
+  readonly #terms = new PortTerms(() => this.port);
+  readonly #hurry = new Hurry();
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
-  #hurrying: NodeJS.Timeout | null = null;
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
@@ -157,6 +153,12 @@ export class Nic implements NicControl {
     return this.#contracts.next?.parameters ?? null;
   }
 
+  /** Feature bits that would be offered with a device type, offloads being allowed as they are now. */
+  offering({ features }: DeviceType): bigint {
+    const { mask } = this.#contract;
+    return mask === undefined ? features : features & mask;
+  }
+
   /** Counters of all queues since they were set up, upgrades included. */
   stats(): NicStats {
     const { queues } = this.#contract;
@@ -194,12 +196,12 @@ export class Nic implements NicControl {
   setParameters(parameters: NicParameters): ContextSizes {
     const contract = this.#contracts.look();
     if (contract !== this.#contract) {
-      this.#checkNumbers(parameters);
+      this.#signals.checkNumbers(parameters);
       return contract.prepare(parameters);
     }
     this.#check('setParameters');
     const sizes = contract.prepare(parameters);
-    this.#makeSignals(contract);
+    this.#signals.fit(contract.parameters);
     this.#useLanes();
     return sizes;
   }
@@ -227,7 +229,7 @@ export class Nic implements NicControl {
   async setQueueContext(index: number, gpa: bigint): Promise<void> {
     const { chosen, next } = this.#contracts;
     if (chosen === this.#contract) this.#check('setQueueContext');
-    const queue = chosen.queues[index] ?? this.#noQueue(index);
+    const queue = chosen.queues[index] ?? noQueue(index, chosen.queues.length);
     if (gpa === 0n) {
       queue.dropContext();
       return;
@@ -245,28 +247,21 @@ export class Nic implements NicControl {
   }
 
   async setQueueKick(index: number, fd: OwnedFd | null): Promise<void> {
-    try {
+    const signals = owning(fd, () => {
       this.#check('setQueueKick');
-      this.#signalsOf(index);
-    } catch (error) {
-      fd?.close();
-      throw error;
-    }
-    this.#signalsOf(index).setKick(fd);
+      return this.#signals.of(index);
+    });
+    signals.setKick(fd);
   }
 
   setQueueIrq(index: number, fd: OwnedFd | null): Promise<void> {
     return this.#turns.take(async () => {
-      const signals = this.#signals[index];
-      if (!signals) {
-        fd?.close();
-        this.#noQueue(index);
-      }
-      const former = signals!.setIrq(fd);
+      const signals = owning(fd, () => this.#signals.of(index));
+      const former = signals.setIrq(fd);
       const queue = this.#contract.queues[index];
       try {
         if (this.running && queue)
-          await this.#workers.call(() => ({ op: 'irq', queue: queue.address, irq: signals!.irqFd }));
+          await this.#workers.call(() => ({ op: 'irq', queue: queue.address, irq: signals.irqFd }));
       } finally {
         former?.close();
       }
@@ -321,7 +316,7 @@ export class Nic implements NicControl {
   /** Ends the NIC: drains what was published, stops the worker, gives everything back. The port stays its owner's. */
   close(): Promise<void> {
     return this.#turns.take(async () => {
-      this.#calmDown();
+      this.#hurry.end();
       await this.#stop('tx', true);
       await this.#forget();
       await this.#workers.close();
@@ -357,7 +352,7 @@ export class Nic implements NicControl {
 
   /** The guest has its answer. What may cost the processor, or wait for others, comes only now. */
   #settle(): void {
-    this.#calmDown();
+    this.#hurry.end();
     this.#setPortOffloads();
   }
 
@@ -377,7 +372,7 @@ export class Nic implements NicControl {
     try {
       await this.#contracts.left();
     } finally {
-      this.#makeSignals(this.#contract);
+      this.#signals.fit(this.#contract.parameters);
       this.#upgrade?.close();
       this.#upgrade = null;
       this.#setPortOffloads();
@@ -388,18 +383,12 @@ export class Nic implements NicControl {
 
   /** The port hands the guest no more than it takes. */
   #setPortOffloads(): void {
-    this.#tellPort(offloadsOf(this.#contract.agreed, 'rx'));
+    this.#terms.allow(offloadsOf(this.#contract.agreed, 'rx'));
   }
 
   /** Nor more than it will take. */
   #narrowPort(next: Contract): void {
-    this.#tellPort(offloadsOf(next.agreed, 'rx') & this.#offloads);
-  }
-
-  /** Only what is new: the kernel's lock of all interfaces may be held by others for long, and at a swap packets wait. */
-  #tellPort(offloads: number): void {
-    if (offloads !== this.#offloads) this.port.setOffloads?.(offloads);
-    this.#offloads = offloads;
+    this.#terms.narrow(offloadsOf(next.agreed, 'rx'));
   }
 
   /** The kernel, or whoever is behind the port, uses no lane that nobody reads. */
@@ -413,7 +402,7 @@ export class Nic implements NicControl {
 
   async #start(direction: Direction): Promise<void> {
     const queues = this.#queuesOf(direction).map(({ index, address }, pair) => {
-      const { kickFd, irqFd } = this.#signalsOf(index);
+      const { kickFd, irqFd } = this.#signals.of(index);
       return { queue: address, kick: kickFd, irq: irqFd, discard: false, pair };
     });
     const partial = this.#table !== null && !this.#table.inWindow;
@@ -458,32 +447,14 @@ export class Nic implements NicControl {
     port.setOffloads?.(offloads);
     await this.#paused(async () => {
       await this.#workers.setPort(port);
-      this.#offloads = offloads;
+      this.#terms.replaced(offloads);
       this.#useLanes();
     });
   }
 
-  /** As many pairs of eventfds as the contract has queues; those that there are stay, if they are for as many. */
-  #makeSignals({ parameters }: Contract): void {
-    const { numRxQueues = 0, numTxQueues = 0 } = parameters ?? {};
-    const { rx, tx } = this.#signalled;
-    if (numRxQueues === rx && numTxQueues === tx) return;
-    for (const signals of this.#signals) signals.close();
-    this.#signals = Array.from({ length: numRxQueues + numTxQueues }, () => new Signals());
-    this.#signalled = { rx: numRxQueues, tx: numTxQueues };
-  }
-
-  /** The eventfds stay, so there are as many queues. */
-  #checkNumbers({ numRxQueues, numTxQueues }: NicParameters): void {
-    const { rx, tx } = this.#signalled;
-    if (numRxQueues === rx && numTxQueues === tx) return;
-    const wanted = `${numRxQueues} receive and ${numTxQueues} transmit queues`;
-    throw new NicError('NIC_PARAMETERS', `${wanted}: an upgrade leaves it at ${rx} and ${tx}`);
-  }
-
   #checkComplete(queues: readonly Queue[], what: string): void {
     const lacking = queues.filter(
-      ({ index, contextGpa }) => contextGpa === null || !this.#signals[index]!.complete,
+      ({ index, contextGpa }) => contextGpa === null || !this.#signals.of(index).complete,
     );
     if (queues.length > 0 && lacking.length === 0) return;
     const which =
@@ -493,7 +464,7 @@ export class Nic implements NicControl {
 
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
-    if (this.#contracts.due) this.#hurry();
+    if (this.#contracts.due) this.#hurry.begin();
     const left = await this.#workers.stop(direction, drain);
     this.#enabled[direction] = false;
     this.#resume[direction] = true;
@@ -501,20 +472,6 @@ export class Nic implements NicControl {
     if (left > 0)
       this.#log('warn', `${left} packets could not be sent before the stop: the port takes no more`);
     this.#log('info', `${direction} disabled`);
-  }
-
-  /** The guest stops in order to start with what it has prepared: its packets wait until then. */
-  #hurry(): void {
-    if (this.#hurrying) return;
-    beginUrgent();
-    this.#hurrying = setTimeout(() => this.#calmDown(), HURRY_MS);
-  }
-
-  #calmDown(): void {
-    if (!this.#hurrying) return;
-    clearTimeout(this.#hurrying);
-    this.#hurrying = null;
-    endUrgent();
   }
 
   /** Everything that stands in the old table is found in the new one, or nothing changes. */
@@ -550,15 +507,11 @@ export class Nic implements NicControl {
     }
   }
 
-  #signalsOf(index: number): Signals {
-    return this.#signals[index] ?? this.#noQueue(index);
-  }
-
-  #noQueue(index: number): never {
-    throw new NicError('NIC_QUEUE', `queue ${index}: there are ${this.#signals.length}`);
-  }
-
   #log(level: 'info' | 'warn' | 'error', message: string): void {
     this.#options.log?.(level, message);
   }
+}
+
+function noQueue(index: number, queues: number): never {
+  throw new NicError('NIC_QUEUE', `queue ${index}: there are ${queues}`);
 }

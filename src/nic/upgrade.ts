@@ -191,8 +191,7 @@ export class Contracts {
   /** The guest has gone: the next one finds what was announced to this one. */
   async left(): Promise<void> {
     await this.#turnOver();
-    this.#present.dropQueues();
-    this.#present.agree(0n);
+    this.#present.left();
   }
 
   /** The guest begins anew, and finds what was announced to it; with as many queues. */

@@ -3,7 +3,7 @@
  * is one method here; what it does to rings that run is virtio-rings.ts. The ring format belongs to the guest's driver; port and way of waiting can be
  * changed while it runs.
  */
-import type { OwnedFd } from '../linux/fd.js';
+import { type OwnedFd, owning } from '../linux/fd.js';
 import type { RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
@@ -37,6 +37,8 @@ import { Workers, type WorkersOptions } from './workers.js';
 const DEFAULT_PAIRS = 8;
 const MIN_MTU = 68;
 const MAX_MTU = 65535;
+/** Warnings about one front end, or its guest, that are logged: some have nothing better to do than to provoke more. */
+const MAX_WARNINGS = 100;
 
 export interface VirtioNicOptions extends WorkersOptions {
   readonly limits?: Partial<NicLimits>;
@@ -59,6 +61,7 @@ export class VirtioNic implements VhostControl {
   readonly #offered: bigint;
   readonly #maxBufs: number;
   #tail: Promise<unknown> = Promise.resolve();
+  #warnings = 0;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
@@ -66,7 +69,7 @@ export class VirtioNic implements VhostControl {
     const { window, arena, limits, offloads = VIRTQ_FEATURES, packed = true } = options;
     const { requireSealed = false, memorySlots: slots = MEMORY_SLOTS } = options;
     const datapath = loadDatapath(window);
-    const say = (level: 'info' | 'warn', message: string) => options.log?.(level, message);
+    const say = (level: 'info' | 'warn', message: string) => this.#say(level, message);
     this.queuePairs = queuePairs;
     this.#options = options;
     this.#host = { window, arena, calls: datapath.calls, ring: virtqRing(datapath) };
@@ -230,7 +233,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringKick(index: number, kick: Kick): Promise<void> {
     await this.#exclusive(async () => {
-      const ring = this.#owning(kick === 'polled' ? null : kick, () => this.#rings.at(index));
+      const ring = owning(kick === 'polled' ? null : kick, () => this.#rings.at(index));
       await this.#rings.rearrange(only(ring), () => ring.start(kick));
       this.#rings.complain(ring);
     });
@@ -238,7 +241,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringCall(index: number, fd: OwnedFd | null): Promise<void> {
     await this.#exclusive(async () => {
-      const ring = this.#owning(fd, () => this.#rings.at(index));
+      const ring = owning(fd, () => this.#rings.at(index));
       const former = ring.setCall(fd);
       try {
         // It is interrupted at once: what was due went to the former one, or nowhere.
@@ -252,7 +255,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringError(index: number, fd: OwnedFd | null): Promise<void> {
     await this.#exclusive(async () => {
-      this.#owning(fd, () => this.#rings.at(index)).setError(fd);
+      owning(fd, () => this.#rings.at(index)).setError(fd);
     });
   }
 
@@ -268,7 +271,7 @@ export class VirtioNic implements VhostControl {
 
   setDirtyLog(size: bigint, offset: bigint, fd: OwnedFd): Promise<void> {
     return this.#exclusive(async () => {
-      const bitmap = this.#owning(fd, () =>
+      const bitmap = owning(fd, () =>
         mapDirtyBitmap(
           this.#host.window,
           { size, offset, fd },
@@ -332,6 +335,7 @@ export class VirtioNic implements VhostControl {
     return this.#exclusive(async () => {
       await this.#forget(ring => ring.forget());
       this.#stage.clear();
+      this.#warnings = 0;
     });
   }
 
@@ -402,17 +406,8 @@ export class VirtioNic implements VhostControl {
     return queueSettings(this.#stage.features, 'rx').offloads;
   }
 
-  /** Does something for which a descriptor has come, which is closed when that can't be done. */
-  #owning<T>(fd: OwnedFd | null, action: () => T): T {
-    try {
-      return action();
-    } catch (error) {
-      fd?.close();
-      throw error;
-    }
-  }
-
   #say(level: 'info' | 'warn', message: string): void {
+    if (level === 'warn' && this.#warnings++ >= MAX_WARNINGS) return;
     this.#options.log?.(level, message);
   }
 }

@@ -42,6 +42,11 @@ export function readFlow(window: Window, state: number): FlowCounters {
   return { sequence: at(L.FLOW_SEQUENCE), outOfOrder: at(L.FLOW_OUT_OF_ORDER) };
 }
 
+/** Window address of the u64 that counts what a lane of a source or sink was given. */
+export function swallowedAt({ kind, state }: PortDescriptor): number {
+  return state + (kind === source.kind ? SWALLOWED : 0) + L.FLOW_SEQUENCE;
+}
+
 /** What source or sink counted, summed over the port's lanes: `sequence` is then how many frames. Null: the port is another. */
 export function portFlow(window: Window, port: Pick<PortHandle, 'lanes'>): FlowCounters | null {
   return sumOf(window, port, 0);

@@ -57,7 +57,10 @@ export class Cable {
   }
 
   /** Waits until a program has made the TAP that `port` names, as it is to be, and connects it. */
-  async appear(program: { readonly ended: Promise<unknown>; readonly output: string }): Promise<void> {
+  async appear(
+    program: { readonly ended: Promise<unknown>; readonly output: string },
+    mtu?: number,
+  ): Promise<void> {
     let monitor: LinkMonitor | undefined;
     await new Promise<void>((resolve, reject) => {
       monitor = monitorLink(INTERFACE, this.netns, link => {
@@ -67,6 +70,7 @@ export class Cable {
         reject(new VmError('VM_TRAFFIC', `no ${INTERFACE}: its program ended\n${program.output}`)),
       );
     }).finally(() => monitor?.close());
+    if (mtu !== undefined) changeLink(INTERFACE, { mtu }, this.netns);
     this.connect();
   }
 

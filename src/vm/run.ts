@@ -6,7 +6,8 @@
  *                  ├── polynic serve, NIC 0 ──── socket 0, where QEMU listens; or the NIC, and QEMU begins when it does
  *                  └── polynic serve, NIC 1 ──── socket 1
  * ```
- * A backend that dies is started again, and the guest goes on with it, if QEMU takes it back; one that dies at once never will live, and ends the machine.
+ * A backend that dies is started again, and the guest goes on with it; one that dies at once never will live, and ends the machine. To a whole device QEMU
+ * connects once: one that dies is missed, no more.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { appears } from './appears.js';
@@ -53,6 +54,10 @@ export async function runVm(processes: Processes, signal: AbortSignal): Promise<
         if (performance.now() - begun < LIVED_MS) {
           failure = new VmError('VM_ENDED', `the backend of NIC ${nic} ended at once: ${how}`);
           end();
+        } else if (sockets.length > 0) {
+          log(
+            `the device of NIC ${nic} ended (${how}): QEMU does not connect to another, so the guest's card is dead`,
+          );
         } else {
           log(`the backend of NIC ${nic} ended (${how}): starting another`);
           serve(nic);

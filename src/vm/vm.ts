@@ -41,6 +41,8 @@ export interface VmOptions {
   readonly append?: string;
   /** An IOMMU, so that programs in the guest can have devices of their own (VFIO). */
   readonly iommu?: boolean;
+  /** Ends the machine, at once. */
+  readonly signal?: AbortSignal;
   /** Wait for the state of another machine instead of booting: see `migrateTo`. */
   readonly incoming?: boolean;
 }
@@ -87,6 +89,7 @@ export class Vm {
       this.#child.once('close', () => resolve());
     });
     void this.#ended.then(() => this.#agent.fail(this.#error('QEMU ended')));
+    options.signal?.addEventListener('abort', () => void this.stop(), { once: true });
   }
 
   /** Boots a machine and waits until it runs scripts; with `incoming`, until it waits for another's state. */

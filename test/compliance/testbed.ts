@@ -283,7 +283,12 @@ export class Testbed {
     const { module, bytes } = compile(program, {
       ...memory,
       ...(verdict.accepted
-        ? { unguarded: verdict.unguarded, promised: verdict.promised, confined: true }
+        ? {
+            unguarded: verdict.unguarded,
+            guardedArguments: verdict.guardedArguments,
+            promised: verdict.promised,
+            confined: true,
+          }
         : {}),
       budget: verdict.accepted && !verdict.budget ? Number.POSITIVE_INFINITY : runBudget(this.num),
       stackBase: this.stack,

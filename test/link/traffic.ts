@@ -58,7 +58,7 @@ export type Task =
       readonly seed: number;
       readonly bytes: number;
     }
-  | { readonly role: 'tcp-receive'; readonly port: number };
+  | { readonly role: 'tcp-receive'; readonly at: string; readonly port: number };
 
 export interface TaskData {
   readonly task: Task;
@@ -183,7 +183,7 @@ export async function tcpTransfer(
 ): Promise<{ sent: Transfer; got: Transfer }> {
   const shared = new SharedArrayBuffer(SHARED.WORDS * 4);
   const port = 8000 + (seed % 1000);
-  const receiver = new Actor<Transfer>({ role: 'tcp-receive', port }, to, shared);
+  const receiver = new Actor<Transfer>({ role: 'tcp-receive', at: to.ip, port }, to, shared);
   await receiver.says('ready');
   const sender = new Actor<Transfer>({ role: 'tcp-send', to: to.ip, port, seed, bytes }, from, shared);
   const [sent, got] = await Promise.all([sender.done, receiver.done]);

@@ -5,7 +5,7 @@ import { type FlowCounters, readFlow } from '../../src/port/flow.js';
 import { Batch } from '../../src/ring/batch.js';
 import { loadDatapath } from '../../src/ring/datapath.js';
 import { type GuestSpace, VirtqDriver } from '../../src/ring/virtio/driver.js';
-import { arena, window } from '../compliance/testbed.js';
+import { arena, payload, window } from '../compliance/testbed.js';
 
 const { calls } = loadDatapath(window);
 
@@ -16,6 +16,10 @@ export interface GuestRingsOptions {
   /** Descriptors of each ring. */
   readonly num: number;
   readonly pairs: number;
+  /** Bytes of payload that a buffer holds; default: the driver's. */
+  readonly room?: number | undefined;
+  /** Buffers that a frame may take; default: the driver's. */
+  readonly frameBuffers?: number | undefined;
   readonly kick: (ring: number) => void;
 }
 
@@ -28,13 +32,19 @@ export class GuestRings {
   readonly #flows: readonly number[];
   readonly #batch = Batch.allocate(window, arena);
 
-  constructor({ space, features, num, pairs, kick }: GuestRingsOptions) {
+  constructor({ space, features, num, pairs, room, frameBuffers, kick }: GuestRingsOptions) {
     const all = Array.from({ length: 2 * pairs }, (_, i) => i);
     this.#kick = kick;
     this.#flows = all.map(() => arena.allocate(L.PORT_SIZE));
     this.drivers = all.map(i => {
       const direction = i % 2 === 0 ? 'rx' : 'tx';
-      return new VirtqDriver({ window, arena, calls }, space, { direction, features, num });
+      const shape = {
+        direction,
+        ...{ features, num },
+        ...(room === undefined ? {} : { room }),
+        ...(frameBuffers === undefined ? {} : { frameBuffers }),
+      } as const;
+      return new VirtqDriver({ window, arena, calls }, space, shape);
     });
   }
 
@@ -44,13 +54,21 @@ export class GuestRings {
     for (const driver of this.drivers) driver.reset();
   }
 
-  /** The guest publishes up to `want` numbered frames and kicks when the device wants it. Returns how many. */
-  publish(want: number, { pair = 0, kick = true, length = 60 } = {}): number {
+  /**
+   * The guest publishes up to `want` numbered frames and kicks when the device wants it. Returns how many. `from`, `to`: the last octets of their
+   * addresses.
+   */
+  publish(want: number, { pair = 0, kick = true, length = 60, from = 0, to = 0 } = {}): number {
     const { address } = this.drivers[2 * pair + 1]!;
     const batch = this.#batch;
     assert.ok(calls.vdrv_tx_complete(address, 256) >= 0, 'a completion that makes no sense');
     calls.vdrv_tx_room(address, batch.address, Math.min(want, 64));
     const n = calls.source_fill(this.#flows[2 * pair + 1]!, batch.address, batch.count, length);
+    for (let i = 0; i < n && (from || to); i++) {
+      const at = payload(batch, i);
+      window.bytes[at + 5] = to;
+      window.bytes[at + 11] = from;
+    }
     const wanted = calls.vdrv_tx_publish(address, batch.address, n);
     assert.ok(wanted >= 0);
     if (wanted > 0 && kick) this.#kick(2 * pair + 1);

@@ -254,22 +254,31 @@ nicTest('the memory table changes while a new contract is half prepared', async 
 });
 
 nicTest('the guest leaves, or the NIC is closed, at every step', async start => {
-  for (let steps = 0; steps <= 5; steps++) {
-    const rig = await start();
-    using _upgrade = await running(rig);
-    const done = begin(rig, { device: gso });
-    const todo = [
-      () => rig.nic.features(),
-      () => rig.parameters(),
-      () => rig.nic.programs(),
-      () => rig.disable(),
-      () => rig.nic.setMemoryTable(rig.regions(2)),
-    ];
-    for (const step of todo.slice(0, steps)) await step();
-    if (steps % 2 === 0) await rig.nic.disconnect();
-    else await rig.close();
-    assert.equal(((await done) as UpgradeReport).outcome, 'waiting');
-    assert.equal(rig.nic.device.name, 'sring_gso');
+  const todo: ((rig: NicRig) => unknown)[] = [
+    rig => rig.nic.features(),
+    rig => rig.parameters(),
+    rig => rig.nic.programs(),
+    rig => rig.nic.setFeatures(0n),
+    rig => rig.nic.disable('rx'),
+    rig => rig.nic.disable('tx'),
+    rig => rig.nic.setMemoryTable(rig.regions(2)),
+    rig => rig.nic.setQueueContext(RX, rig.context(RX)),
+    rig => rig.nic.setQueueContext(TX, rig.context(TX)),
+    rig => rig.nic.enable('rx'), // the swap
+    rig => rig.nic.enable('tx'),
+  ];
+  for (const end of ['disconnect', 'close'] as const) {
+    for (let steps = 0; steps <= todo.length; steps++) {
+      const rig = await start();
+      using _upgrade = await running(rig);
+      const done = begin(rig, { device: gso });
+      for (const step of todo.slice(0, steps)) await step(rig);
+      if (end === 'disconnect') await rig.nic.disconnect();
+      await rig.close();
+      const { outcome } = (await done) as UpgradeReport;
+      assert.equal(outcome, steps < todo.length - 1 ? 'waiting' : 'done', `${end} after ${steps} steps`);
+      assert.equal(rig.nic.device.name, 'sring_gso');
+    }
   }
 });
 

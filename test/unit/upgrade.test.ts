@@ -149,25 +149,6 @@ guestTest('a contract that breaks as soon as it is used is taken back', async ma
   await flows(guest, backend);
 });
 
-guestTest('the guest leaves at any step: the next one gets the new contract', async make => {
-  const backend = await make.backend('sink');
-  for (let step = 0; step < 12; step++) {
-    const guest = await make.guest({ netdev: 'source' });
-    const session = guest.connect(backend.nic);
-    await guest.driver.setInterfaceUp(true);
-    const taken = backend.flow.sequence;
-    await eventually(() => backend.flow.sequence !== taken && guest.packets('tx') > 1000);
-    const to = backend.nic.device.name === 'sring' ? 'vring_packed' : 'sring';
-    const upgrade = backend.nic.upgrade({ device: deviceType(to)! });
-    for (let turn = 0; turn < step; turn++) await new Promise(setImmediate);
-    await session.end();
-    const { outcome } = await upgrade;
-    assert.ok(outcome === 'waiting' || outcome === 'done');
-    assert.equal(backend.nic.device.name, to);
-    await guest.driver.setInterfaceUp(false);
-  }
-});
-
 guestTest('the port changes under the guest, alone and with the contract', async make => {
   const guest = await make.guest({ netdev: 'source' });
   const backend = await make.backend('sink');

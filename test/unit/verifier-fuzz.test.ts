@@ -152,6 +152,7 @@ test('accepted programs do what was proved of them, in both engines', () => {
         stackBase: layout.stackBase,
         budget: Number.POSITIVE_INFINITY,
         unguarded: verdict.unguarded,
+        guardedArguments: verdict.guardedArguments,
         sharedMemory: true,
         memoryPages: 1,
       });
@@ -217,7 +218,8 @@ test('with guards that allow only the context, and under a budget where no end i
       const reference = interpreted(bench, program, layout, seed, verdict.budget ? budget : verdict.steps);
       const { module } = compile(program, {
         ...{ contextSize: CONTEXT_SIZE, helpers, extra: [EXTRA], stackBase: layout.stackBase, budget },
-        ...{ unguarded: verdict.unguarded, confined: true, sharedMemory: true, memoryPages: 64 },
+        ...{ unguarded: verdict.unguarded, guardedArguments: verdict.guardedArguments, confined: true },
+        ...{ sharedMemory: true, memoryPages: 64 },
       });
       const instance = instantiate({ module }, bench.memory, hostHelpers(bench.implementations));
       const compiled = bench.run(

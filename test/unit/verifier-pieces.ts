@@ -156,6 +156,21 @@ export const condition = fc
   .tuple(pick(...JUMPS), pick('', '32'), scratch, fc.oneof(scratch, imm))
   .map(([op, width, dst, src]) => `${op}${width} ${dst}, ${src}`);
 
+/** What depends on where memory is, unless it is refused: pointers against each other, near and far, and against 0. */
+const compared = fc
+  .tuple(
+    pick(...JUMPS),
+    pick('r6', 'r6', 'r7'),
+    pick('add', 'sub'),
+    fc.oneof(scratch, pick('r9'), imm),
+    pick('same', 'null', 'swapped'),
+    int(0, 63),
+  )
+  .map(([op, base, move, by, other, told]): Piece => {
+    const operands = { same: `r1, ${base}`, swapped: `${base}, r1`, null: 'r1, 0' }[other];
+    return [`mov r1, ${base}`, `${move} r1, ${by}`, `${op} ${operands}, @so`, `stb [r6+${told}], 12`, '@so:'];
+  });
+
 export const flat: fc.Arbitrary<Piece> = fc.oneof(
   { weight: 6, arbitrary: alu },
   { weight: 1, arbitrary: unary },
@@ -170,6 +185,7 @@ export const flat: fc.Arbitrary<Piece> = fc.oneof(
   { weight: 1, arbitrary: extra },
   { weight: 8, arbitrary: indexed },
   { weight: 1, arbitrary: atomic },
+  { weight: 2, arbitrary: compared },
 );
 /** One path comes with less known than the other, in all else alike: neither must hide the other. */
 export const merge = fc

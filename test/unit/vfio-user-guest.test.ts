@@ -150,8 +150,7 @@ leakTest('a guest takes a device from a server, follows it, and takes it from th
   const first = connect(link, fn);
   const found = await link.first;
   assert.ok(found instanceof BpfhvDevice);
-  const { sizes, previews } = found.found;
-  assert.deepEqual([sizes.numRxBufs, previews], [64, true]);
+  assert.deepEqual([found.queues, found.found.sizes.numRxBufs, found.found.previews], [1, 64, true]);
   const slot = new BpfhvPci({ ram, queues: QUEUES, lookMs: 5 });
   const netdev = openPort('source', { window, arena }, 1);
   const driver = await BpfhvDriver.start({ window, arena, transport: slot, netdev, log: note });

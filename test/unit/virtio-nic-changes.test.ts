@@ -269,6 +269,47 @@ virtioTest('an MTU that can be, and those that can not', async start => {
   assert.match(rig.nic.dump(), /MTU 9000/);
 });
 
+for (const merge of [false, true])
+  virtioTest(
+    `frames as long as the MTU, ${merge ? 'over several buffers' : 'in one buffer'}`,
+    async start => {
+      const length = 9000 + 14;
+      const accept = F.VERSION_1 | (merge ? F.MRG_RXBUF : 0n);
+      const buffers = merge ? { frameBuffers: 8 } : { room: length };
+      const guest = async (mtu: bigint | null) => {
+        const rig = await start({ accept, portSpec: 'switch:jumbo', ramSize: 16 << 20, ...buffers });
+        const { connect, reset, start: rest } = qemu11(rig.place);
+        await rig.say(connect, reset);
+        if (mtu) assert.ok(await rig.peer.confirm('NET_SET_MTU', { value: mtu }));
+        await rig.say(rest);
+        rig.refill();
+        return rig;
+      };
+      const [sender, receiver] = [await guest(9000n), await guest(9000n)];
+      let sent = 0;
+      for (let round = 0; round < 5; round++) {
+        sent += sender.publish(4, { length, from: 1, to: 2 });
+        let got = 0;
+        await eventually(() => (got += receiver.poll()) === 4);
+      }
+      const [rx, tx] = [receiver.nic.stats().queues[0]!, sender.nic.stats().queues[1]!];
+      assert.deepEqual([tx.bytes, rx.bytes, rx.packets], [sent * length, sent * length, sent]);
+      assert.equal(rx.buffers, sent * (merge ? Math.ceil((length + 12) / 2048) : 1));
+      assert.equal(receiver.guest().received.outOfOrder, 0);
+      // One that was told nothing has Ethernet's own length.
+      const other = await guest(null);
+      other.publish(1, { from: 3, to: 4 });
+      await eventually(() => receiver.poll() === 1);
+      await eventually(() => {
+        sender.publish(1, { length, from: 1, to: 3 });
+        sender.publish(1, { length: 1518, from: 1, to: 3 });
+        return other.poll() > 0;
+      });
+      assert.equal(other.nic.stats().queues[0]!.bytes, other.packets(0) * 1518);
+      assert.ok(other.port.counters().tooLong > 0);
+    },
+  );
+
 virtioTest('port and way of waiting are changed under traffic', async start => {
   const rig = await start({ portSpec: 'source' });
   await run(rig);

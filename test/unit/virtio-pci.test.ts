@@ -474,6 +474,24 @@ pciTest('what breaks: the driver is told, and a reset helps', async start => {
   await rig.flows();
 });
 
+pciTest('what a guest provokes without end is not logged without end', async start => {
+  const rig = await start();
+  const nowhere = { descriptor: 0n, driver: 0n, device: 0n };
+  for (let i = 0; i < 300; i++) {
+    await rig.set(COMMON.STATUS, 0, 1);
+    await rig.accept(0n);
+    await rig.accept(F.VERSION_1);
+    await rig.enable(0, 64, nowhere);
+    await rig.set(COMMON.STATUS, 0xf, 1);
+  }
+  const warnings = () => rig.log.filter(line => line.startsWith('warn')).length;
+  assert.equal(warnings(), 200); // a hundred of the card's, and of its NIC's
+  await rig.fn.disconnect();
+  await rig.giveMemory();
+  await rig.accept(0n);
+  assert.equal(warnings(), 201);
+});
+
 pciTest('the window in configuration space reaches the BARs, and nothing else', async start => {
   const rig = await start({ transitional: true });
   let at = await rig.read(REGION.CONFIG, 0x34, 1);

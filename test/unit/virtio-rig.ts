@@ -32,6 +32,10 @@ export interface VirtioRigOptions extends Partial<VirtioNicOptions> {
   /** What the guest's driver takes. */
   readonly accept?: bigint;
   readonly num?: number;
+  /** Bytes of payload that a buffer of the guest's holds. */
+  readonly room?: number;
+  /** Buffers that a frame of the guest's may take. */
+  readonly frameBuffers?: number;
   readonly pairs?: number;
   /** Where the front end has the memory; default: not where the guest has it. */
   readonly userspace?: bigint;
@@ -93,7 +97,9 @@ export class VirtioRig extends GuestRings {
       free: (address: number) => ram.free(address),
       toGuest: (address: number) => ram.toGuest(address) + (options.iommu ?? 0n),
     };
-    super({ space, features: accept, num, pairs, kick: ring => kicks[ring]!.signal() });
+    const { room, frameBuffers } = options;
+    const kick = (ring: number): void => kicks[ring]!.signal();
+    super({ space, features: accept, num, pairs, room, frameBuffers, kick });
     this.nic = nic;
     this.port = port;
     this.log = log;

@@ -67,6 +67,12 @@ export class Wire {
 
   /** The number of the next frame that comes. */
   async next(): Promise<number> {
+    const { frame } = await this.receive();
+    return frame.readUInt32BE(NUMBER - L.VNET_HEADER_SIZE);
+  }
+
+  /** The next frame that comes, and what its header asks for. */
+  async receive(): Promise<{ frame: Buffer; ask: Ask }> {
     let arrived = (): void => {};
     const coming = new Promise<void>(resolve => {
       arrived = resolve;
@@ -74,8 +80,15 @@ export class Wire {
     const watch = watchReadable(this.#end.fd, () => arrived());
     await coming;
     watch.close();
-    const frame = new Uint8Array(L.VNET_HEADER_SIZE + FRAME);
-    check(libc.read(this.#end.fd, frame, frame.length), 'read', this.#end.name);
-    return new DataView(frame.buffer).getUint32(NUMBER);
+    const bytes = Buffer.alloc(L.VNET_HEADER_SIZE + L.LARGE_FRAME);
+    const length = check(libc.read(this.#end.fd, bytes, bytes.length), 'read', this.#end.name);
+    const [hdrLen, gsoSize, start, offset] = [2, 4, 6, 8].map(at => bytes.readUInt16LE(at)) as [
+      number,
+      number,
+      number,
+      number,
+    ];
+    const ask = { flags: bytes[0]!, type: bytes[1]!, hdrLen, gsoSize, start, offset };
+    return { frame: bytes.subarray(L.VNET_HEADER_SIZE, length), ask };
   }
 }

@@ -124,6 +124,18 @@ for (const qemu of QEMUS) {
     },
   );
 
+  // Without offloads, so that each frame is a packet.
+  vhostTest('an MTU of 9000', qemu, { mtu: 9000, offloads: false }, async (vm, backend, t) => {
+    assert.equal((await vm.run('cat /sys/class/net/eth0/mtu')).trim(), '9000');
+    const said = await vm.run(`ping -c 5 -i 0.2 -W 20 -s 8972 ${HOST_IP}`);
+    assert.match(said, /5 packets transmitted, 5 packets received/);
+    await pingAndTcp(vm, backend, t);
+    const { queues } = await backend.program.counters();
+    for (const { direction, bytes, packets } of queues)
+      t.diagnostic(`${direction}: ${packets} packets of ${Math.round(bytes / packets)} bytes`);
+    assert.ok(queues.some(({ bytes, packets }) => bytes / packets > 1600));
+  });
+
   vhostTest('a second NIC, plugged in, used, and pulled out', qemu, {}, async (vm, backend, t) => {
     const other = await Backend.start();
     try {

@@ -6,7 +6,7 @@ import { DEFAULT_MAX_SLOTS, EbpfError, type Insn, type Program } from '../progra
 import { Explorer } from './explore.js';
 import type { Verdict, VerifyOptions } from './options.js';
 import { describeRefusal } from './report.js';
-import { Refusal } from './step.js';
+import { listGuards, Refusal } from './step.js';
 
 export type { Accepted, ContextPromise, Refused, Verdict, VerifyOptions } from './options.js';
 
@@ -22,13 +22,15 @@ export function verify(program: Program, options: VerifyOptions): Verdict {
   const effort = { states: explorer?.effort.visited ?? 0, milliseconds: performance.now() - start };
   if (refusal !== null) return { accepted: false, ...refusal, ...effort };
   const { accesses, guards, promised, unbounded } = explorer!.findings;
+  const { slots, guardedArguments } = listGuards(explorer!.findings);
   const budget = unbounded || explorer!.effort.tooLong;
   const isMemory = (pc: number) => [1, 2, 3].includes(program.bySlot[pc]!.opcode & 7);
   return {
     accepted: true,
     steps: budget ? Number.POSITIVE_INFINITY : explorer!.effort.length,
     budget,
-    guards: [...guards].sort((a, b) => a - b),
+    guards: slots,
+    guardedArguments,
     unguarded: new Set([...accesses].filter(pc => !guards.has(pc) && isMemory(pc)).sort((a, b) => a - b)),
     promised,
     ...effort,

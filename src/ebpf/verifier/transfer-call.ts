@@ -4,7 +4,7 @@ import { type HelperArg, type HelperSpec, helperKey } from '../helpers.js';
 import { ANY, constantOf, contains } from './domain/number.js';
 import { scalar, unset, type Value, ZERO } from './domain/value.js';
 import { describeValue } from './report.js';
-import { readNumber, readValue, refuse, type Step } from './step.js';
+import { guardArgument, readNumber, readValue, refuse, type Step } from './step.js';
 import { locate, readStack, setUnknown, shakeIfAnywhere } from './transfer-memory.js';
 
 const CLOBBERED = unset('a call has left undefined');
@@ -50,7 +50,7 @@ function checkContext(step: Step, spec: HelperSpec, index: number, value: Value)
       `${spec.name} wants the context as argument ${index + 1}, and r${index + 1} is ${describeValue(value)}`,
     );
   }
-  if (constantOf(value.offset) === null) step.findings.guards.add(step.insn.pc);
+  if (constantOf(value.offset) === null) guardArgument(step.findings, step.insn.pc, index);
 }
 
 function checkMemory(

@@ -183,6 +183,7 @@ export function prepareProgram(
         stackBase,
         budget: counted ? budget : Number.POSITIVE_INFINITY,
         unguarded: verdict.unguarded,
+        guardedArguments: verdict.guardedArguments,
         promised: verdict.promised,
         confined: true,
         sharedMemory: true,

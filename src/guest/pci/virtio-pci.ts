@@ -13,6 +13,7 @@
 import { EventFd } from '../../linux/eventfd.js';
 import { replaceFd } from '../../linux/fd.js';
 import type { Window } from '../../memory/window.js';
+import { MAX_QUEUE_PAIRS } from '../../nic/limits.js';
 import { NET_FEATURE } from '../../nic/virtio-offers.js';
 import { VIRTIO_FEATURE as F } from '../../ring/virtio/features.js';
 import type { GuestRam } from '../guest-ram.js';
@@ -21,10 +22,12 @@ import { type PciAccess, PciError } from './access.js';
 import { COMMAND_RING, CommandQueue } from './virtio-command.js';
 import { COMMON, NET_CONFIG, NO_VECTOR, PCI_NET_FEATURE as P, STATUS } from './virtio-numbers.js';
 import { findPlaces, notVirtio, type VirtioPlaces } from './virtio-places.js';
-import { NOTIFY_SIZE, VirtioRegisters } from './virtio-registers.js';
+import { NOTIFY_SIZE, type Notification, VirtioRegisters } from './virtio-registers.js';
 
-/** What a device can ask of a driver about memory, beside addresses: processors here do it anyway. */
-const ORDER_PLATFORM = 1n << 36n;
+/** What a device may ask of a driver about memory: the bus's addresses, and an order that processors here keep anyway. */
+const PLATFORM = F.ACCESS_PLATFORM | (1n << 36n);
+/** With which a device can have several pairs. */
+const SEVERAL = NET_FEATURE.MQ | P.CTRL_VQ;
 const SET_PAIRS = [4, 0] as const;
 
 /** A device before it is used. */
@@ -35,8 +38,10 @@ export interface VirtioFunction {
   readonly queuePairs: number;
   /** Descriptors that a ring can have. */
   readonly queueSize: number;
-  /** The number of its control queue, where it has several pairs. */
-  readonly controlQueue: number;
+  /** Where each ring's notification is to be written. */
+  readonly notifications: readonly Notification[];
+  /** Where it has several pairs: its control queue. */
+  readonly control: { readonly index: number; readonly notification: Notification } | null;
   /** 6 octets; null: it has no address of its own. */
   readonly mac: Uint8Array | null;
 }
@@ -49,17 +54,23 @@ export async function probeVirtioNet(access: PciAccess): Promise<VirtioFunction>
   const features = await registers.offer();
   if ((features & F.VERSION_1) === 0n) throw notVirtio('it is from before the standard');
   if ((features & F.ACCESS_PLATFORM) === 0n) throw notVirtio("it does not take the bus's addresses");
-  const several = NET_FEATURE.MQ | P.CTRL_VQ;
-  const pairs = (features & several) === several ? await registers.own(NET_CONFIG.MAX_PAIRS, 2) : 1;
-  const queues = await registers.get(COMMON.NUM_QUEUES, 2);
-  const controlQueue = 2 * pairs;
-  const needed = pairs > 1 ? controlQueue + 1 : 2;
-  if (pairs < 1 || queues < needed) throw notVirtio(`${queues} queues for ${pairs} pairs`);
   if (access.vectors < 2) throw notVirtio(`${access.vectors} MSI-X vectors`);
-  const queuePairs = Math.min(pairs, access.vectors >> 1);
+  const several = (features & SEVERAL) === SEVERAL;
+  const pairs = several ? await registers.own(NET_CONFIG.MAX_PAIRS, 2) : 1;
+  // Some devices have the queues of further pairs only once those were agreed on.
+  await registers.agree(F.VERSION_1 | (features & PLATFORM) | (several ? SEVERAL : 0n));
+  const queues = await registers.get(COMMON.NUM_QUEUES, 2);
+  if (pairs < 1 || queues < 2 * pairs + (several ? 1 : 0))
+    throw notVirtio(`${queues} queues for ${pairs} pairs`);
+  const queuePairs = Math.min(pairs, access.vectors >> 1, MAX_QUEUE_PAIRS);
+  const notifications: Notification[] = [];
+  for (let ring = 0; ring < 2 * queuePairs; ring++) notifications.push(await registers.notification(ring));
+  const index = 2 * pairs;
+  const control = several ? { index, notification: await registers.notification(index) } : null;
   const queueSize = await registers.queueSize(2 * queuePairs);
   const mac = (features & P.MAC) === 0n ? null : await registers.mac();
-  return { places, features, queuePairs, queueSize, controlQueue, mac };
+  await registers.reset();
+  return { places, features, queuePairs, queueSize, notifications, control, mac };
 }
 
 export interface VirtioPciOptions {
@@ -105,7 +116,9 @@ export class VirtioPci implements VirtioTransport {
    */
   async plug(access: PciAccess, found: VirtioFunction): Promise<void> {
     const queuePairs = Math.min(found.queuePairs, this.#options.queuePairs);
-    const offer = { features: found.features, queuePairs };
+    // Without them MQ means nothing.
+    const features = found.control ? found.features : found.features & ~NET_FEATURE.MQ;
+    const offer = { features, queuePairs };
     const plugged = {
       ...{ access, found, offer, commands: null },
       registers: new VirtioRegisters(access, found.places),
@@ -127,9 +140,8 @@ export class VirtioPci implements VirtioTransport {
     const plugged = this.#here();
     const { registers, found } = plugged;
     const several = (features & NET_FEATURE.MQ) !== 0n;
-    const platform = found.features & (F.ACCESS_PLATFORM | ORDER_PLATFORM);
     await registers.reset();
-    await registers.agree(features | platform | (several ? P.CTRL_VQ : 0n));
+    await registers.agree(features | (found.features & PLATFORM) | (several ? SEVERAL : 0n));
     for (const ring of rings) await registers.enable(ring.index, ring.num, ring.areas, ring.index);
     if (several) await this.#makeCommands(plugged, (features & F.RING_PACKED) !== 0n);
     await registers.addStatus(STATUS.DRIVER_OK);
@@ -174,9 +186,9 @@ export class VirtioPci implements VirtioTransport {
   }
 
   /** Has signals of a ring's doorbell reach the device. */
-  async #wire({ access, registers }: Plugged, ring: number): Promise<void> {
+  async #wire({ access, found }: Plugged, ring: number): Promise<void> {
     const { owner } = this.#kicks[ring]!;
-    const { bar, offset } = await registers.notification(ring);
+    const { bar, offset } = found.notifications[ring]!;
     const own = access.doorbell?.(bar, offset);
     if (own) replaceFd(owner, own);
     else await access.wire(bar, offset, ring, NOTIFY_SIZE, owner);
@@ -187,12 +199,13 @@ export class VirtioPci implements VirtioTransport {
     const { registers, found } = plugged;
     plugged.commands?.close();
     plugged.commands = new CommandQueue(this.#options.window, this.ram, packed);
-    await registers.enable(found.controlQueue, COMMAND_RING, plugged.commands.areas, NO_VECTOR);
+    await registers.enable(found.control!.index, COMMAND_RING, plugged.commands.areas, NO_VECTOR);
   }
 
-  async #setPairs({ access, registers, commands, found }: Plugged, pairs: number): Promise<void> {
-    const { bar, offset } = await registers.notification(found.controlQueue);
-    const ring = () => access.write(bar, offset, found.controlQueue, NOTIFY_SIZE);
+  async #setPairs({ access, commands, found }: Plugged, pairs: number): Promise<void> {
+    const { index, notification } = found.control!;
+    const { bar, offset } = notification;
+    const ring = () => access.write(bar, offset, index, NOTIFY_SIZE);
     await commands!.send(Uint8Array.of(...SET_PAIRS, pairs, 0), ring);
   }
 

@@ -13,6 +13,12 @@ import type { VirtioPlaces } from './virtio-places.js';
 const PATIENCE = 5000;
 /** Descriptors: with fewer a ring is of no use. */
 const MIN_SIZE = 4;
+/** A place in a BAR. */
+export interface Notification {
+  readonly bar: number;
+  readonly offset: number;
+}
+
 /** Bytes of a notification. */
 export const NOTIFY_SIZE = 2;
 
@@ -114,7 +120,7 @@ export class VirtioRegisters {
   }
 
   /** Where a queue's notification is to be written. */
-  async notification(index: number): Promise<{ bar: number; offset: number }> {
+  async notification(index: number): Promise<Notification> {
     const { notify, notifyMultiplier } = this.#places;
     await this.set(COMMON.QUEUE_SELECT, index, 2);
     const within = notifyMultiplier * (await this.get(COMMON.QUEUE_NOTIFY_OFF, 2));

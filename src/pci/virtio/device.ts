@@ -39,8 +39,11 @@ export interface VirtioNetOptions {
   readonly withhold?: bigint;
   /** For the names of eventfds. */
   readonly name?: string;
-  readonly log?: (level: 'info' | 'warn', message: string) => void;
+  readonly log?: (level: 'warn', message: string) => void;
 }
+
+/** Warnings about a guest that are logged, until its host is another one. */
+const MAX_WARNINGS = 100;
 
 /** What the NIC offers and is for others to use: a dirty log is vhost's; the largest packet is said only where it is known. */
 const NOT_OFFERED = F.LOG_ALL | NET_FEATURE.MTU;
@@ -68,6 +71,7 @@ export class VirtioNetDevice {
   /** As they were agreed on. */
   #features = 0n;
   #status = 0;
+  #warnings = 0;
 
   constructor(options: VirtioNetOptions, interrupts: Interrupts) {
     const { nic, window, mac, mtu = 0, queueSize = DEFAULT_QUEUE_SIZE, name = 'virtio-net' } = options;
@@ -206,6 +210,11 @@ export class VirtioNetDevice {
     this.signals.reset();
   }
 
+  /** Its host is gone, as the NIC was told: another one may come. */
+  forgive(): void {
+    this.#warnings = 0;
+  }
+
   /** For a device that was reset. */
   close(): void {
     this.#rings.close();
@@ -225,7 +234,7 @@ export class VirtioNetDevice {
   #agree(): void {
     const foreign = this.#accepted & ~this.offer;
     if (foreign !== 0n || (this.#accepted & F.VERSION_1) === 0n) {
-      this.#say('warn', `the guest's features 0x${this.#accepted.toString(16)} are refused`);
+      this.#warn(`the guest's features 0x${this.#accepted.toString(16)} are refused`);
       return;
     }
     this.#features = this.#accepted;
@@ -270,7 +279,7 @@ export class VirtioNetDevice {
         command,
       );
     } catch (error) {
-      this.#say('warn', `a command of the guest failed: ${(error as Error).message}`);
+      this.#warn(`a command of the guest failed: ${(error as Error).message}`);
       return false;
     }
   }
@@ -281,12 +290,12 @@ export class VirtioNetDevice {
 
   /** Nothing but a reset helps. */
   #broke(error: Error): void {
-    this.#say('warn', `the guest has to reset its device: ${error.message}`);
+    this.#warn(`the guest has to reset its device: ${error.message}`);
     this.#status |= STATUS.NEEDS_RESET;
     this.#configChanged();
   }
 
-  #say(level: 'info' | 'warn', message: string): void {
-    this.#options.log?.(level, message);
+  #warn(message: string): void {
+    if (this.#warnings++ < MAX_WARNINGS) this.#options.log?.('warn', message);
   }
 }

@@ -168,6 +168,7 @@ export class VirtioNetFunction implements PciFunction {
     await this.reset();
     await this.#interrupts.disconnect();
     await this.device.nic.disconnect();
+    this.device.forgive();
   }
 
   /** For a function that nobody has connected. The NIC stays its owner's. */

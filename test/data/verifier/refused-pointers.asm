@@ -319,3 +319,42 @@
   mov %r6, 5
   callx %r6
   exit
+
+=== bits of an address tested
+! refused 1 it compares frame 0+0 with frame 0+0
+  mov %r0, 0
+  jset %r10, %r10, +0
+  exit
+
+=== bits of an address tested by another one
+! refused 3 it compares context+8 with context+0
+  mov %r0, 0
+  mov %r2, %r1
+  add %r2, 8
+  jset %r2, %r1, +0
+  exit
+
+=== an address compared with one that a number from the context may have wrapped
+! refused 4 it compares context + any number with context+0
+  ldxdw %r2, [%r1+0]
+  mov %r0, 0
+  mov %r3, %r1
+  add %r3, %r2
+  jgt %r3, %r1, +0
+  exit
+
+=== an address compared with one that may lie below 0
+! refused 3 it compares context-4096 with context+0
+  mov %r0, 0
+  mov %r2, %r1
+  add %r2, -4096
+  jlt %r2, %r1, +0
+  exit
+
+=== an address that may be anything compared with 0
+! refused 3 it compares context + any number with 0
+  ldxdw %r2, [%r1+0]
+  mov %r0, 0
+  add %r1, %r2
+  jeq %r1, 0, +0
+  exit

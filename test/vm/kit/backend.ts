@@ -14,6 +14,8 @@ export interface Wish {
   /** False: chains take as many descriptors as they have buffers. */
   readonly indirect?: boolean;
   readonly queues?: number;
+  /** Of both ends; default: Ethernet's. */
+  readonly mtu?: number;
   readonly listener?: 'qemu' | 'backend';
 }
 
@@ -50,7 +52,7 @@ export class Backend {
     const words = ['serve', '--vhost-user', this.socket, how, '--port', this.cable.port, '-v'];
     const program = new Program([...words, '--child-of', String(process.pid)]);
     this.#programs.push(program);
-    await this.cable.appear(program);
+    await this.cable.appear(program, this.#wish.mtu);
   }
 
   /** The process of now. */
@@ -73,11 +75,13 @@ export class Backend {
 
   /** What QEMU is to be told. */
   get nic(): VhostUserNic {
-    const { packed = false, offloads = true, indirect = true, queues = 1, listener = 'qemu' } = this.#wish;
+    const { packed = false, offloads = true, indirect = true } = this.#wish;
+    const { queues = 1, listener = 'qemu', mtu } = this.#wish;
     const properties = [
       ...(packed ? ['packed=on'] : []),
       ...(offloads ? [] : WITHOUT_OFFLOADS),
       ...(indirect ? [] : ['indirect_desc=off']),
+      ...(mtu === undefined ? [] : [`host_mtu=${mtu}`]),
     ];
     const mac = '02:00:00:00:00:02';
     return { kind: 'vhost-user', socket: this.socket, listener, queues, mac, properties };
