@@ -56,7 +56,7 @@ export class Cable {
     return this.#taps.map(tap => tap.fd);
   }
 
-  /** Waits until a program has made the TAP that `port` names, and connects it. */
+  /** Waits until a program has made the TAP that `port` names, as it is to be, and connects it. */
   async appear(
     program: { readonly ended: Promise<unknown>; readonly output: string },
     mtu?: number,
@@ -64,7 +64,7 @@ export class Cable {
     let monitor: LinkMonitor | undefined;
     await new Promise<void>((resolve, reject) => {
       monitor = monitorLink(INTERFACE, this.netns, link => {
-        if (link) resolve();
+        if (link?.mac === HOST_MAC) resolve(); // it is made first, and gets its address then
       });
       void program.ended.then(() =>
         reject(new VmError('VM_TRAFFIC', `no ${INTERFACE}: its program ended\n${program.output}`)),

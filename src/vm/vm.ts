@@ -197,7 +197,8 @@ function commandLine(qemu: Qemu, options: VmOptions): string[] {
     kernel: cachedKernel()!.image,
     initrd: imagePath(image),
     append: [
-      'console=ttyS0 quiet panic=-1 mitigations=off',
+      // Without no_timer_check a kernel on a busy machine takes its timer for a broken one.
+      'console=ttyS0 quiet panic=-1 mitigations=off no_timer_check',
       ...(iommu ? ['intel_iommu=on'] : []),
       options.append ?? '',
     ]

@@ -32,17 +32,25 @@ export interface Report extends Tally {
   readonly lost: readonly Stretch[];
 }
 
+/** What the host knows of the datagrams: what came, and when it sent which back. */
+interface Notes {
+  readonly ledger: Ledger;
+  readonly sentBack: readonly number[];
+}
+
 export class Numbers {
   readonly #socket: Socket;
   readonly #guest: Promise<string>;
   readonly #vm: Vm;
   readonly #ledger: Ledger;
+  readonly #sentBack: readonly number[];
   readonly #listeners = new Set<() => void>();
 
-  private constructor(vm: Vm, socket: Socket, ledger: Ledger, guest: Promise<string>) {
+  private constructor(vm: Vm, socket: Socket, notes: Notes, guest: Promise<string>) {
     this.#vm = vm;
     this.#socket = socket;
-    this.#ledger = ledger;
+    this.#ledger = notes.ledger;
+    this.#sentBack = notes.sentBack;
     this.#guest = guest;
     this.#guest.catch(() => {}); // whoever waits for a datagram, or for the end, hears of it
     socket.on('message', () => {
@@ -59,15 +67,20 @@ export class Numbers {
     socket.bind({ fd: own.owner.release() });
     const content = new Content(SEED);
     const ledger = new Ledger();
+    const sentBack: number[] = [];
     socket.on('message', (bytes, { address, port }) => {
-      ledger.note(content.readDatagram(bytes));
-      socket.send(bytes, port, address, () => {}); // the interface may be gone
+      const n = content.readDatagram(bytes);
+      const at = performance.now();
+      ledger.note(n);
+      socket.send(bytes, port, address, error => {
+        if (!error) sentBack[n] = at; // otherwise the interface is gone
+      });
     });
     const guest = vm.run(
       `rm -f ${STOP}; echo ${BUFFER} >/proc/sys/net/core/rmem_max; node ${PROGRAM} ${HOST_IP} ${port} ${BURST} ${STOP}`,
       limitMs,
     );
-    return new Numbers(vm, socket, ledger, guest);
+    return new Numbers(vm, socket, { ledger, sentBack }, guest);
   }
 
   /** Of those that came to the host, such as had come before. */
@@ -95,12 +108,8 @@ export class Numbers {
       from: arrived[first - 1] ?? 0,
       to: arrived[last + 1]!,
     }));
-    // What never came to the host has not gone back either.
     const toGuest = gaps.flatMap(([first, last]) =>
-      arrived
-        .slice(first, last + 1)
-        .filter(at => at !== undefined)
-        .map(at => ({ from: at, to: at })),
+      this.#sentBack.slice(first, last + 1).flatMap(at => ({ from: at, to: at })),
     );
     return { toHost: { ...this.#ledger.tally, lost: toHost }, toGuest: { ...tally, lost: toGuest } };
   }
