@@ -24,7 +24,7 @@ const hello = (id: number, text = '{"capabilities":{"max_msg_fds":8}}\0'): Uint8
   encodeReply('VERSION', id, VERSION, Buffer.from(text));
 
 /** For servers that are to be found too slow; the greeting must be in time even on a busy machine. */
-const HASTY: VfioClientOptions = { replyTimeoutMs: 400, messageTimeoutMs: 50 };
+const HASTY: VfioClientOptions = { replyTimeoutMs: 700, messageTimeoutMs: 50 };
 
 interface Asked {
   readonly id: number;
