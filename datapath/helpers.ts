@@ -36,7 +36,7 @@ export function helper_rx_pkt_alloc(context: u64): i64 {
   }
   setPacket(frame);
   endFrame(batch, frame, 0);
-  store<u64>(at, <u64>frame, L.CTX_PACKET);
+  store<u64>(at, load<u32>(batch, L.BATCH_COUNT), L.CTX_PACKET); // a handle: where it lies is nobody else's business
   return 0;
 }
 
@@ -85,14 +85,16 @@ export function helper_meta_set(_context: u64, stamp: u64, mark: u64): i64 {
   return 0;
 }
 
-/** rx|tx_buf_dma_map(ctx, vaddr, len, u64 *paddr): 0, or -ENOMEM for what is no buffer of this queue. */
+/**
+ * rx|tx_buf_dma_map(ctx, vaddr, len, u64 *paddr): 0, or -ENOMEM for what is no buffer of this queue. Buffers have their guest physical addresses
+ * for virtual ones.
+ */
 export function helper_dma_map(_context: u64, vaddr: u64, length: u64, paddr: u64): i64 {
   const driver = driverAtHand();
-  const first = <u64>load<u32>(driver, L.DRIVER_BUFFERS);
   const size = <u64>load<u32>(driver, L.DRIVER_STRIDE) * load<u32>(driver, L.DRIVER_NUM);
-  const offset = vaddr - first;
+  const offset = vaddr - load<u64>(driver, L.DRIVER_BUFFERS_GPA);
   if (offset >= size || length > size - offset) return ENOMEM;
-  store<u64>(<usize>paddr, load<u64>(driver, L.DRIVER_BUFFERS_GPA) + offset);
+  store<u64>(<usize>paddr, vaddr);
   return 0;
 }
 

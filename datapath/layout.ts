@@ -15,7 +15,7 @@ export const REGION_FLAT = 16; // u64 address in this process, for system calls
 export const REGION_WINDOW = 24; // u32 address in the window, 0 = not in the window
 export const REGION_DENIED = 28; // u32 DENY_*: what the device may not do there
 export const REGION_SIZE = 32;
-export const MAX_REGIONS = 512;
+export const MAX_REGIONS = 65536; // a guest behind an IOMMU may name every page by itself
 export const DENY_READ = 1;
 export const DENY_WRITE = 2;
 
@@ -108,6 +108,7 @@ export const FAULT_NONE = 0;
 export const FAULT_INDEX = 1; // the guest's producer index is ahead by more than the ring holds
 export const FAULT_COMPLETION = 2; // guest side: a completion for a buffer that is not posted, or too long
 export const FAULT_PROGRAM = 3; // guest side: a program returned an error or broke the calling convention
+export const FAULT_MEMORY = 4; // device side: buffers can't be brought into the window
 
 // --- Virtqueue, device side (datapath/virtq.ts): a queue whose ring is three areas of guest memory. QUEUE_RING is the descriptor area. A position,
 // such as QUEUE_CONS, is a free-running 16-bit index (split), or an index plus the size of the ring while the wrap counter is 0 (packed).
@@ -144,8 +145,9 @@ export const VIRTQ_IN_ORDER = 16;
 export const VIRTQ_IOTLB = 32; // an address that is in no region may come to be in one: it is a miss, not a mistake
 export const VIRTQ_RECEIVE = 64; // a receive queue
 
-export const MISS_TRANSLATION = 1; // no region holds it
-export const MISS_WINDOW = 2; // we have to read or write it, and it is not in the window
+export const MISS_READ = 1; // no region holds it; it is to be read
+export const MISS_WRITE = 2; // … to be written
+export const MISS_WINDOW = 3; // we have to read or write it, and it is not in the window
 
 // Descriptors of virtqueues: u64 address, u32 length, then u16 flags, u16 next (split, tables) | u16 id, u16 flags (packed).
 export const VDESC_SIZE = 16;

@@ -34,6 +34,11 @@ export function windowAddress(table: usize, hint: usize, gpa: u64, length: u64):
   return window == 0 ? 0 : window + <usize>(gpa - load<u64>(region, L.REGION_GPA));
 }
 
+/** Whether the device may write into a region. */
+export function mayWrite(region: usize): bool {
+  return (load<u32>(region, L.REGION_DENIED) & L.DENY_WRITE) == 0;
+}
+
 function entry(table: usize, index: u32): usize {
   return table + L.REGIONS_HEAD + <usize>index * L.REGION_SIZE;
 }

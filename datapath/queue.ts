@@ -11,14 +11,14 @@
  */
 import { addFrame, count, frameAt } from './batch';
 import * as L from './layout';
-import { findRegion } from './memory';
+import { findRegion, mayWrite } from './memory';
 
 /** Appends the buffer of the descriptor before `end` to the batch as a frame, or counts an error when there can be no such buffer. */
 export function take(queue: usize, batch: usize, gpa: u64, length: u32, receive: bool, end: u32): void {
   const most = load<u32>(queue, L.QUEUE_MAX_FRAME);
   const regions = <usize>load<u32>(queue, L.QUEUE_REGIONS);
   const region = findRegion(regions, queue + L.QUEUE_HINT, gpa, <u64>length);
-  if (region == 0 || (!receive && length > most)) {
+  if (region == 0 || (receive ? !mayWrite(region) : length > most)) {
     refuse(queue);
     return;
   }

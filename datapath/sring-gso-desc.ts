@@ -10,7 +10,7 @@
  */
 import { addBuffer } from './batch';
 import * as L from './layout';
-import { findRegion } from './memory';
+import { findRegion, mayWrite } from './memory';
 import { sound } from './offload';
 
 export const DESCRIPTORS = 512;
@@ -27,10 +27,10 @@ export function at(queue: usize, index: u32): usize {
   return <usize>load<u32>(queue, L.QUEUE_RING) + DESCRIPTORS + <usize>slot * DESC_SIZE;
 }
 
-/** Adds a buffer to the frame, cut to `most` bytes. False when there can be no such buffer. */
-export function append(queue: usize, frame: usize, gpa: u64, length: u32, most: u32): bool {
+/** Adds a buffer to the frame, cut to `most` bytes, to be written to or read. False when there can be no such buffer. */
+export function append(queue: usize, frame: usize, gpa: u64, length: u32, most: u32, receive: bool): bool {
   const region = findRegion(<usize>load<u32>(queue, L.QUEUE_REGIONS), queue + L.QUEUE_HINT, gpa, <u64>length);
-  if (region == 0) return false;
+  if (region == 0 || (receive && !mayWrite(region))) return false;
   const offset = gpa - load<u64>(region, L.REGION_GPA);
   const window = <usize>load<u32>(region, L.REGION_WINDOW);
   const flat = load<u64>(region, L.REGION_FLAT) + offset;

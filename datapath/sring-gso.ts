@@ -153,7 +153,7 @@ function gather(queue: usize, batch: usize, first: u32, end: u32): u32 {
     const descriptor = at(queue, index++);
     const gpa = load<u64>(descriptor, DESC_PADDR);
     const meta = load<u64>(descriptor, DESC_LEN);
-    good = good && append(queue, frame, gpa, <u32>meta & 0xffff, 0xffff);
+    good = good && append(queue, frame, gpa, <u32>meta & 0xffff, 0xffff, false);
     if (((<u32>meta >> 16) & EOP) == 0) {
       if (good && !hasRoom(batch, index - first + 1)) return first;
       continue;
@@ -177,7 +177,7 @@ function collect(queue: usize, batch: usize, first: u32, end: u32): u32 {
     const descriptor = at(queue, index++);
     const gpa = load<u64>(descriptor, DESC_PADDR);
     const room = most - load<u32>(frame, L.FRAME_LENGTH);
-    if (!append(queue, frame, gpa, <u32>load<u16>(descriptor, DESC_LEN), room)) {
+    if (!append(queue, frame, gpa, <u32>load<u16>(descriptor, DESC_LEN), room, true)) {
       if (good) refuse(queue); // one error a frame
       if (index - first == 1) return index;
       addBuffer(frame, 0, 0, 0); // a bad one in the middle keeps its place, and stays empty

@@ -120,7 +120,7 @@ export function addDescriptor(queue: usize, gpa: u64, length: u32, flags: u32): 
     if (region == 0) {
       // Not in one region: what the first one holds of it.
       region = findRegion(regions, queue + L.QUEUE_HINT, gpa, 1);
-      if (region == 0) return missing(queue, gpa, length);
+      if (region == 0) return missing(queue, gpa, length, receive);
       part = <u32>(load<u64>(region, L.REGION_GPA) + load<u64>(region, L.REGION_LENGTH) - gpa);
     }
     if ((load<u32>(region, L.REGION_DENIED) & (receive ? L.DENY_WRITE : L.DENY_READ)) != 0) return BAD;
@@ -176,10 +176,10 @@ function copyHeader(queue: usize, window: usize, length: u32): void {
   }
 }
 
-/** No region holds it: a mistake, unless translations come on demand. */
-export function missing(queue: usize, gpa: u64, length: u32): u32 {
+/** No region holds what is to be read, or written: a mistake, unless translations come on demand. */
+export function missing(queue: usize, gpa: u64, length: u32, write: bool): u32 {
   return (load<u32>(queue, L.VIRTQ_FLAGS) & L.VIRTQ_IOTLB) != 0
-    ? miss(queue, gpa, length, L.MISS_TRANSLATION)
+    ? miss(queue, gpa, length, write ? L.MISS_WRITE : L.MISS_READ)
     : BAD;
 }
 

@@ -6,17 +6,21 @@
  *              |-- counter 1 --|-- counter 0 --|
  *
  *   descriptor area   [ addr len id flags ] …     a chain takes slots that follow each other; the last one has its id
- *   AVAIL, USED       1 0 | 0 1 available from CONS on;  1 1 | 0 0 used: written over the chain's first slot, the others keep what they hold
+ *   AVAIL, USED       1 0 | 0 1 available from CONS on;  1 1 | 0 0 used: written over the chain's first slot, marked in the others
  *   driver area       event: when the driver wants an interrupt      device area       event: when we want a kick
  * ```
  * Each side hands over by storing flags, the first slot's last. An event is a position, "always" or "never". The number of descriptors is any.
+ *
+ * Drivers look at a used chain's first slot only. All are marked, the last one first, and IN_ORDER's single entry for many chains is not used, so that
+ * the ring tells where it stands (virtq-packed-resume.ts).
  */
 import { dirty_mark } from './dirty';
 import * as L from './layout';
 import { addAlone, addDescriptor, BAD, endChain, FULL, GOOD, identify, MISSING, NONE } from './virtq-chain';
 import { addTable } from './virtq-table';
 
-const META = 8; // u64: length, id, flags
+export const META = 8; // u64: length, id, flags
+const FLAGS = 14;
 const KIND: u32 = L.VDESC_NEXT | L.VDESC_WRITE | L.VDESC_INDIRECT;
 export const OWNER: u32 = L.VDESC_AVAIL | L.VDESC_USED;
 
@@ -92,10 +96,15 @@ export function packedWalk(queue: usize, at: u32, payload: bool): u32 {
   }
 }
 
-/** Gives the chain at a position back; the driver sees it, and all behind the first one, after `packedPublish`. */
-export function packedUse(queue: usize, at: u32, id: u32, length: u32): void {
+/** Gives the chain at a position back, of so many descriptors; the driver sees it, and all behind the first one, after `packedPublish`. */
+export function packedUse(queue: usize, at: u32, id: u32, length: u32, descriptors: u32): void {
   const num = load<u32>(queue, L.QUEUE_NUM);
-  const flags = (at < num ? OWNER : 0) | (length != 0 ? L.VDESC_WRITE : 0);
+  for (let i = descriptors - 1; i != 0; i--) {
+    const behind = positionAfter(at, i, num);
+    const descriptor = slotAt(queue, behind, num);
+    store<u16>(descriptor, <u16>((<u32>load<u16>(descriptor, FLAGS) & ~OWNER) | used(behind, num)), FLAGS);
+  }
+  const flags = used(at, num) | (length != 0 ? L.VDESC_WRITE : 0);
   const meta = <u64>length | ((<u64>id) << 32) | ((<u64>flags) << 48);
   if (at == load<u32>(queue, L.QUEUE_CONS)) firstUsed = meta;
   else store<u64>(slotAt(queue, at, num), meta, META);
@@ -154,11 +163,16 @@ export function available(at: u32, num: u32): u32 {
   return at < num ? L.VDESC_AVAIL : L.VDESC_USED;
 }
 
+/** … that was given back there. */
+export function used(at: u32, num: u32): u32 {
+  return at < num ? OWNER : 0;
+}
+
 function isAvailable(queue: usize, at: u32, num: u32): bool {
   return (<u32>(atomic.load<u64>(slotAt(queue, at, num), META) >> 48) & OWNER) == available(at, num);
 }
 
-function slotAt(queue: usize, at: u32, num: u32): usize {
+export function slotAt(queue: usize, at: u32, num: u32): usize {
   const index = at >= num ? at - num : at;
   return <usize>load<u32>(queue, L.QUEUE_RING) + ((<usize>index) << 4);
 }

@@ -9,7 +9,7 @@
  * ```
  */
 import * as L from './layout';
-import { descriptorsOf } from './virtq-chain';
+import { descriptorsOf, idOf } from './virtq-chain';
 import {
   offWrap,
   packedAfter,
@@ -22,6 +22,7 @@ import {
   packedWalk,
   positionOf,
 } from './virtq-packed';
+import { packedResume } from './virtq-packed-resume';
 import {
   splitAlone,
   splitKicks,
@@ -55,14 +56,11 @@ export function virtq_init(queue: usize): void {
 }
 
 /**
- * The ring goes on where it stood: a split one where its used ring says, a packed one at the position that `virtq_base_set` gave. Returns false, with
- * a fault, when that can't be.
+ * The ring goes on where it stood: where it says so itself, whatever `virtq_base_set` was told, unless that fits too. Returns false, with a fault, when
+ * that can't be.
  */
 export function virtq_resume(queue: usize): bool {
-  const packed = isPacked(queue);
-  const sane = packed
-    ? load<u32>(queue, L.QUEUE_CONS) < load<u32>(queue, L.QUEUE_NUM) << 1
-    : splitResume(queue);
+  const sane = isPacked(queue) ? packedResume(queue) : splitResume(queue);
   if (sane) start(queue, load<u32>(queue, L.QUEUE_CONS));
   else store<u32>(queue, L.FAULT_INDEX, L.QUEUE_FAULT);
   return sane;
@@ -136,7 +134,8 @@ export function after(queue: usize, at: u32, n: u32): u32 {
   return isPacked(queue) ? packedAfter(queue, at, descriptorsOf(queue, n)) : (at + 1) & 0xffff;
 }
 
-export function use(queue: usize, at: u32, id: u32, length: u32): void {
-  if (isPacked(queue)) packedUse(queue, at, id, length);
-  else splitUse(queue, at, id, length);
+/** Gives the batch's n-th chain, which is at `at`, back; the guest sees it after `publish`. */
+export function use(queue: usize, at: u32, n: u32, length: u32): void {
+  if (isPacked(queue)) packedUse(queue, at, idOf(queue, n), length, descriptorsOf(queue, n));
+  else splitUse(queue, at, idOf(queue, n), length);
 }

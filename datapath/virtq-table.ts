@@ -25,7 +25,7 @@ export function addTable(queue: usize, gpa: u64, length: u32): u32 {
       gpa + <u64>index * L.VDESC_SIZE,
       L.VDESC_SIZE,
     );
-    if (region == 0) return missing(queue, gpa + <u64>index * L.VDESC_SIZE, L.VDESC_SIZE);
+    if (region == 0) return missing(queue, gpa + <u64>index * L.VDESC_SIZE, L.VDESC_SIZE, false);
     if ((load<u32>(region, L.REGION_DENIED) & L.DENY_READ) != 0) return BAD;
     const window = <usize>load<u32>(region, L.REGION_WINDOW);
     const offset = gpa + <u64>index * L.VDESC_SIZE - load<u64>(region, L.REGION_GPA);

@@ -23,7 +23,6 @@ import {
   chainLooked,
   descriptorsOf,
   GOOD,
-  idOf,
   MISSING,
   NONE,
   REFUSED,
@@ -67,13 +66,13 @@ export function virtq_tx_complete(queue: usize, batch: usize, n: u32): bool {
   const old = load<u32>(queue, L.QUEUE_CONS);
   const chains = chainsOf(queue, batch, n);
   if (chains == 0) return false;
-  const inOrder = (load<u32>(queue, L.VIRTQ_FLAGS) & L.VIRTQ_IN_ORDER) != 0;
+  const atOnce = (load<u32>(queue, L.VIRTQ_FLAGS) & L.VIRTQ_IN_ORDER) != 0 && !isPacked(queue);
   let at = old;
   for (let c: u32 = 0; c < chains; c++) {
-    if (!inOrder) use(queue, at, idOf(queue, c), 0);
+    if (!atOnce) use(queue, at, c, 0);
     at = after(queue, at, c);
   }
-  if (inOrder) use(queue, old, idOf(queue, chains - 1), 0); // stands for all before it
+  if (atOnce) use(queue, old, chains - 1, 0); // stands for all before it
   account(queue, batch, n, chains);
   return publish(queue, old, at);
 }
@@ -148,12 +147,12 @@ export function virtq_rx_push(queue: usize, batch: usize, n: u32): bool {
   for (let i: u32 = 0; i < n; i++) {
     const frame = frameAt(batch, i);
     const end = load<u32>(frame, L.FRAME_END);
-    for (; roomOf(queue, c) == REFUSED; at = after(queue, at, c++)) use(queue, at, idOf(queue, c), 0);
+    for (; roomOf(queue, c) == REFUSED; at = after(queue, at, c++)) use(queue, at, c, 0);
     const first = c;
     let left = load<u32>(frame, L.FRAME_LENGTH);
     do {
       const part = min(left, roomOf(queue, c));
-      use(queue, at, idOf(queue, c), c == first ? header + part : part);
+      use(queue, at, c, c == first ? header + part : part);
       at = after(queue, at, c++);
       left -= part;
     } while (left != 0 && c != end);
@@ -163,7 +162,7 @@ export function virtq_rx_push(queue: usize, batch: usize, n: u32): bool {
   }
   if (whole && n == load<u32>(batch, L.BATCH_COUNT)) {
     const end = load<u32>(queue, L.QUEUE_SEEN);
-    for (; c != end; at = after(queue, at, c++)) use(queue, at, idOf(queue, c), 0);
+    for (; c != end; at = after(queue, at, c++)) use(queue, at, c, 0);
   }
   if (c == 0) return false;
   account(queue, batch, n, c);

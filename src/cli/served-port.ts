@@ -3,6 +3,8 @@ import type { LinkMonitor } from '../linux/link-monitor.js';
 import type { PortHandle } from '../port/port.js';
 import { openPort } from '../port/registry.js';
 import type { Host } from './host.js';
+import type { Log } from './log.js';
+import { tellOffloads } from './tap-offloads.js';
 import { asTap, watchTap } from './tap-watch.js';
 
 export class ServedPort {
@@ -11,15 +13,18 @@ export class ServedPort {
   #monitor: LinkMonitor | null;
   readonly #host: Host;
   readonly #lanes: number;
+  readonly #log: Log;
   /** Told when the interface behind it is deleted. */
   onGone: (error: Error) => void = () => {};
 
   /** `lanes`: at most. Throws PortError, LinuxError. */
-  constructor(spec: string, host: Host, lanes: number) {
+  constructor(spec: string, host: Host, lanes: number, log: Log) {
     this.#host = host;
     this.#lanes = lanes;
+    this.#log = log;
     this.#spec = spec;
     this.#handle = openPort(spec, host, lanes);
+    tellOffloads(this.#handle, log);
     this.#monitor = this.#watch();
   }
 
@@ -44,6 +49,7 @@ export class ServedPort {
     this.close();
     this.#spec = spec;
     this.#handle = next;
+    tellOffloads(next, this.#log);
     this.#monitor = this.#watch();
     return result;
   }

@@ -15,7 +15,7 @@ export const ERRNO: Readonly<Record<string, number>> = constants.errno;
 
 export const { EAGAIN, EINTR, EINVAL, ENOENT, EEXIST, EPERM, EACCES, EADDRINUSE, ECONNREFUSED } =
   constants.errno;
-export const { ENOBUFS, EIO, ETIMEDOUT, EPIPE, EBADF, EINPROGRESS } = constants.errno;
+export const { ENOBUFS, EIO, ETIMEDOUT, EPIPE, EBADF, EINPROGRESS, ENOLINK } = constants.errno;
 /** Of a TAP whose interface was deleted; Node does not know it. */
 export const EBADFD = 77;
 
@@ -61,4 +61,11 @@ export function check(result: number, call: string, object = ''): number {
 /** True for a LinuxError with one of these codes. */
 export function isErrno(error: unknown, ...codes: string[]): error is LinuxError {
   return error instanceof LinuxError && codes.includes(error.code);
+}
+
+/** What Node's `fs` threw, as a LinuxError of that call; anything else passes through. */
+export function asLinuxError(error: unknown, call: string, object: string): unknown {
+  const code = (error as NodeJS.ErrnoException).code;
+  const errno = code && ERRNO[code];
+  return errno && !(error instanceof LinuxError) ? new LinuxError(call, errno, object) : error;
 }

@@ -3,7 +3,8 @@
  *
  *     /dev/tapN, N the interface's index     each open is one more queue; frames with a virtio-net header, as those of a TAP (tun.ts)
  *
- * The interface is made by the administrator and outlives its descriptors (`ip link add link eth0 name IFNAME type macvtap`).
+ * The interface is made by the administrator and outlives its descriptors (`ip link add link eth0 name IFNAME type macvtap`). When it is deleted, before
+ * them, nothing is ever read any more, and what is written goes nowhere, as if it had been sent: only `Tap.exists` tells.
  */
 import { existsSync } from 'node:fs';
 import { check } from './errors.js';

@@ -1,14 +1,15 @@
 /** Namespaces, netlink, TAP devices and sockets together: small networks of unnamed namespaces. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readlinkSync } from 'node:fs';
+import { existsSync, readlinkSync } from 'node:fs';
 import { test } from 'node:test';
 import { EventFd } from './eventfd.js';
 import type { OwnedFd } from './fd.js';
 import { formatIp, formatMac, parseIp, parseMac, parsePrefix } from './ip-address.js';
 import { addressOf, readv, writev } from './libc.js';
 import { changeLink, createVeth, deleteLink, linkInfo } from './link.js';
+import { openMacvtap } from './macvtap.js';
 import { canCreateNamespaces, createNetns, currentNetns, inNetns, openNetns } from './netns.js';
 import { POLLIN, Poller } from './poll.js';
 import { haveNetAdmin } from './process.js';
@@ -123,6 +124,30 @@ rootTest('a frame goes out through a TAP with its header, and another one back i
   packet.close();
   tap.close();
   assert.throws(() => linkInfo('tap0', netns), { code: 'ENODEV' }, 'gone with its descriptor');
+  netns.close();
+});
+
+rootTest('a macvtap that is deleted under its owner', t => {
+  const netns = createNetns();
+  const ip = (...words: string[]) => {
+    const inside = [`--net=/proc/${process.pid}/fd/${netns.fd}`, 'ip', 'link', ...words];
+    return spawnSync('nsenter', inside, { encoding: 'utf8' });
+  };
+  createVeth('low0', { name: 'low1' }, netns);
+  const made = ip('add', 'link', 'low0', 'name', 'mvt0', 'type', 'macvtap');
+  const index = made.status === 0 ? linkInfo('mvt0', netns).index : 0;
+  if (made.status !== 0 || !existsSync(`/dev/tap${index}`)) {
+    netns.close();
+    return t.skip(`there are no macvtaps here: ${made.stderr || `no /dev/tap${index}`}`);
+  }
+  const queue = inNetns(netns, () => openMacvtap('mvt0'));
+  assert.ok(queue.exists);
+  assert.equal(ip('set', 'mvt0', 'up').status, 0);
+  assert.ok(queue.exists, 'up or down');
+  deleteLink('mvt0', netns);
+  assert.ok(!queue.exists);
+  assert.throws(() => queue.mac, { code: 'ENOLINK' });
+  queue.close();
   netns.close();
 });
 

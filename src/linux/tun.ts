@@ -10,7 +10,7 @@
  *
  * Numbers: <linux/if_tun.h>, <linux/sockios.h>.
  */
-import { check, EBADFD } from './errors.js';
+import { check, EBADFD, EINVAL, ENOLINK, LinuxError } from './errors.js';
 import { OwnedFd } from './fd.js';
 import { ioctl, ioctlValue, open } from './libc.js';
 import { inNetns } from './netns.js';
@@ -34,7 +34,7 @@ const IFF_ATTACH_QUEUE = 0x0200;
 const IFF_DETACH_QUEUE = 0x0400;
 const ARPHRD_ETHER = 1;
 
-/** Offload bits of `setOffload`. All others need CSUM; ECN goes with TSO4 or TSO6; kernels before 6.2 refuse USO. */
+/** Offload bits of `setOffload`. All others need CSUM; ECN goes with TSO4 or TSO6; kernels before 6.2 refuse USO, and know both or neither. */
 export const TUN_F_CSUM = 0x01;
 export const TUN_F_TSO4 = 0x02;
 export const TUN_F_TSO6 = 0x04;
@@ -42,6 +42,9 @@ export const TUN_F_TSO_ECN = 0x08;
 export const TUN_F_UFO = 0x10;
 export const TUN_F_USO4 = 0x20;
 export const TUN_F_USO6 = 0x40;
+
+/** What kernels know, from new ones to old ones. One that finds a bit that it does not know takes none of the others. */
+const KNOWN_SETS = [0x7f, 0x1f, 0x0f, 0];
 
 const IFREQ_SIZE = 40;
 const IFREQ_UNION = 16;
@@ -84,6 +87,21 @@ export class Tap {
     check(ioctlValue(this.fd, TUNSETOFFLOAD, bits), 'ioctl TUNSETOFFLOAD', this.name);
   }
 
+  /** TUN_F_* bits that this kernel can be asked for. Leaves the interface with none. */
+  probeOffloads(): number {
+    for (const set of KNOWN_SETS) {
+      try {
+        this.setOffload(set);
+      } catch (error) {
+        if (!(error instanceof LinuxError) || error.errno !== EINVAL) throw error;
+        continue;
+      }
+      this.setOffload(0);
+      return set;
+    }
+    return 0;
+  }
+
   /** Plugs the cable in or out. */
   setCarrier(on: boolean): void {
     const value = new Int32Array([on ? 1 : 0]);
@@ -106,9 +124,10 @@ export class Tap {
     check(ioctl(this.fd, TUNSETQUEUE, request), 'ioctl TUNSETQUEUE', this.name);
   }
 
-  /** False once the interface was deleted; renamed or moved to another namespace, it still exists. */
+  /** False once the interface was deleted, which a macvtap says in its own way; renamed or moved to another namespace, it still exists. */
   get exists(): boolean {
-    return ioctl(this.fd, SIOCGIFHWADDR, interfaceRequest(this.name)) !== -EBADFD;
+    const result = ioctl(this.fd, SIOCGIFHWADDR, interfaceRequest(this.name));
+    return result !== -EBADFD && result !== -ENOLINK;
   }
 
   /** The interface's own address, 6 bytes: the kernel's end of the cable. */

@@ -23,8 +23,8 @@ const { calls } = loadDatapath(window);
 
 let nextArena = ARENA_START;
 
-function setUp(options: GuestMemoryOptions = {}) {
-  const arena = new Arena(window, nextArena, (nextArena += MiB));
+function setUp(options: GuestMemoryOptions = {}, arenaSize = MiB) {
+  const arena = new Arena(window, nextArena, (nextArena += arenaSize));
   const hint = arena.allocate(4);
   return {
     arena,
@@ -82,7 +82,11 @@ leakTest('tables that can not be are refused, with nothing left behind', () => {
     ['the same twice', [region(file, 0n, 4096), region(file, 0n, 4096)], 'MEMORY_REGION'],
     ['good, then bad', [region(file, 0n, 4096), region(file, 8192n, 0)], 'MEMORY_REGION'],
     ['no regular file', [region(event.owner, 0n, 4096)], 'EINVAL'],
-    ['too many', Array.from({ length: 513 }, (_, i) => region(file, BigInt(i) * 8192n, 1)), 'MEMORY_REGION'],
+    [
+      'too many',
+      Array.from({ length: L.MAX_REGIONS + 1 }, (_, i) => region(file, BigInt(i) * 8192n, 1)),
+      'MEMORY_REGION',
+    ],
   ];
   const before = openMappings();
   for (const [what, specs, code] of refused) {
@@ -320,6 +324,41 @@ leakTest('512 regions: a look-up stays far below a microsecond', t => {
   );
   assert.ok(jumping < 2000, `${jumping} ns`);
   arena.free(hint);
+  table.close();
+  file.close();
+});
+
+leakTest('tens of thousands of pages, each named by itself', t => {
+  const { memory } = setUp({}, 4 * MiB);
+  const count = 40_000;
+  const file = createMemfd({ name: 'guest', size: count * 4096 });
+  // Every other page, the last one first: no two are neighbours both here and in the file.
+  const specs = Array.from({ length: count }, (_, i) =>
+    region(file, BigInt(i) * 0x2000n, 4096, (count - 1 - i) * 4096),
+  );
+  const start = performance.now();
+  const table = memory.build(specs);
+  t.diagnostic(`${count} regions in ${(performance.now() - start).toFixed(0)} ms`);
+  assert.equal(entries(table), count);
+  const first = table.pin(0n, 4096, 64);
+  assert.equal(table.pin(0x2000n * BigInt(count - 1), 4096, 64), first - (count - 1) * 4096);
+  assert.throws(() => table.pin(0x1000n, 1, 1), { code: 'MEMORY_ADDRESS' });
+  assert.throws(() => table.pin(0xfffn, 2, 1), { code: 'MEMORY_ADDRESS' });
+  table.close();
+  file.close();
+});
+
+leakTest('what may not be written is no place for a ring', () => {
+  const { memory } = setUp();
+  const file = createMemfd({ name: 'guest', size: 3 * 4096 });
+  const table = memory.build([
+    region(file, 0n, 4096),
+    { ...region(file, 4096n, 4096, 4096), writable: false },
+    region(file, 8192n, 4096, 8192),
+  ]);
+  assert.equal(entries(table), 3);
+  assert.ok(table.pin(0n, 4096, 64) > 0);
+  assert.throws(() => table.pin(4096n, 16, 64), { code: 'MEMORY_ADDRESS', message: /may not be written/ });
   table.close();
   file.close();
 });

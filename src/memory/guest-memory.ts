@@ -17,7 +17,7 @@ import * as L from '../../datapath/layout.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { inspectMemory } from '../linux/memfd.js';
 import type { Arena } from './arena.js';
-import { Backing, type FileSpan } from './backing.js';
+import { Backing, type Chunk, type FileSpan, type Part } from './backing.js';
 import { MemoryError, type Window } from './window.js';
 
 /** One region as a peer describes it. Sizes and offsets in bytes. */
@@ -26,6 +26,8 @@ export interface RegionSpec {
   readonly size: bigint;
   readonly mmapOffset: bigint;
   readonly fd: OwnedFd;
+  /** False: nothing may be written there. Default true. */
+  readonly writable?: boolean;
 }
 
 export interface GuestMemoryOptions {
@@ -45,6 +47,11 @@ interface Region {
   readonly offset: number;
   /** DENY_* */
   readonly denied: number;
+}
+
+/** What becomes an entry of the table. */
+interface Entry extends Part {
+  readonly region: Region;
 }
 
 /** A part of a table under other addresses. */
@@ -80,18 +87,18 @@ export class GuestMemory {
     if (specs.length > L.MAX_REGIONS) {
       throw new MemoryError('MEMORY_REGION', `${specs.length} regions, ${L.MAX_REGIONS} at most`);
     }
-    const files = groupByFile(specs);
-    const backings = new Map<string, Backing>();
+    const { files, fileOf } = groupByFile(specs);
+    const backings = new Map<FileSpan, Backing>();
     try {
-      for (const [key, file] of files) backings.set(key, this.#hold(key, file));
-      const regions = specs.map(spec => {
-        const backing = backings.get(fileKey(spec.fd.fd))!;
+      for (const [key, file] of files) backings.set(file, this.#hold(key, file));
+      const regions = specs.map((spec, i) => {
+        const backing = backings.get(fileOf[i]!)!;
         return {
           gpa: spec.guestPhysicalAddress,
           size: spec.size,
           backing,
           offset: Number(spec.mmapOffset) - backing.start,
-          denied: 0,
+          denied: spec.writable === false ? L.DENY_WRITE : 0,
         };
       });
       return new RegionTable(this.#window, this.#arena, join(regions), () => this.#drop(backings.values()));
@@ -127,31 +134,38 @@ export class GuestMemory {
   }
 }
 
+/** The files behind regions, by device and inode, and which is whose. */
+interface Files {
+  readonly files: Map<string, FileSpan>;
+  readonly fileOf: readonly FileSpan[];
+}
+
 /** Checks every region against its file; the span of a file is what all its regions need, in whole pages. */
-function groupByFile(specs: readonly RegionSpec[]): Map<string, FileSpan> {
+function groupByFile(specs: readonly RegionSpec[]): Files {
   const files = new Map<string, FileSpan>();
-  for (const { guestPhysicalAddress: gpa, size, mmapOffset, fd } of specs) {
-    const where = `region at 0x${gpa.toString(16)}, ${size} bytes at ${mmapOffset} of ${fd.name}`;
-    if (size === 0n || gpa + size > U64) throw new MemoryError('MEMORY_REGION', `${where}: empty, or wraps`);
-    const key = fileKey(fd.fd);
-    const facts = files.get(key)?.facts ?? inspectMemory(fd.fd);
+  const known = new Map<OwnedFd, FileSpan>(); // thousands of regions may come with one descriptor
+  const fileOf = specs.map(({ guestPhysicalAddress: gpa, size, mmapOffset, fd }) => {
+    let file = known.get(fd) ?? files.get(fileKey(fd.fd));
+    const facts = file?.facts ?? inspectMemory(fd.fd);
+    const where = () => `region at 0x${gpa.toString(16)}, ${size} bytes at ${mmapOffset} of ${fd.name}`;
+    if (size === 0n || gpa + size > U64)
+      throw new MemoryError('MEMORY_REGION', `${where()}: empty, or wraps`);
     if (mmapOffset + size > BigInt(facts.size)) {
-      throw new MemoryError('MEMORY_REGION', `${where}: reaches beyond the file's ${facts.size} bytes`);
+      throw new MemoryError('MEMORY_REGION', `${where()}: reaches beyond the file's ${facts.size} bytes`);
     }
     // The file's size bounds both, and is a safe integer.
     const start = Math.floor(Number(mmapOffset) / facts.pageSize) * facts.pageSize;
     const end = Math.ceil(Number(mmapOffset + size) / facts.pageSize) * facts.pageSize;
     if (end > facts.size) {
-      throw new MemoryError('MEMORY_REGION', `${where}: the file ends within a page of ${facts.pageSize}`);
+      throw new MemoryError('MEMORY_REGION', `${where()}: the file ends within a page of ${facts.pageSize}`);
     }
-    const file = files.get(key);
-    if (!file) files.set(key, { fd, facts, start, end });
-    else {
-      file.start = Math.min(file.start, start);
-      file.end = Math.max(file.end, end);
-    }
-  }
-  return files;
+    if (!file) files.set(fileKey(fd.fd), (file = { fd, facts, start, end }));
+    file.start = Math.min(file.start, start);
+    file.end = Math.max(file.end, end);
+    known.set(fd, file);
+    return file;
+  });
+  return { files, fileOf };
 }
 
 function fileKey(fd: number): string {
@@ -169,7 +183,10 @@ function join(regions: Region[]): Region[] {
     if (gap < 0n) {
       throw new MemoryError('MEMORY_REGION', `regions overlap at 0x${region.gpa.toString(16)}`);
     }
-    const follows = last?.backing === region.backing && last.offset + Number(last.size) === region.offset;
+    const follows =
+      last?.backing === region.backing &&
+      last.denied === region.denied &&
+      last.offset + Number(last.size) === region.offset;
     if (gap === 0n && follows) joined[joined.length - 1] = { ...last!, size: last!.size + region.size };
     else joined.push(region);
   }
@@ -180,16 +197,26 @@ function join(regions: Region[]): Region[] {
 export class RegionTable {
   readonly #window: Window;
   readonly #arena: Arena;
+  /** By address; none overlaps another. */
   readonly #regions: readonly Region[];
   readonly #release: () => void;
+  readonly #most: number;
   #address = 0;
   #closed = false;
 
-  constructor(window: Window, arena: Arena, regions: readonly Region[], release: () => void) {
+  /** `most` entries, where they are cut into parts included. Throws MemoryError MEMORY_FULL. */
+  constructor(
+    window: Window,
+    arena: Arena,
+    regions: readonly Region[],
+    release: () => void,
+    most = Number.POSITIVE_INFINITY,
+  ) {
     this.#window = window;
     this.#arena = arena;
     this.#regions = regions;
     this.#release = release;
+    this.#most = most;
     this.refresh();
   }
 
@@ -202,13 +229,22 @@ export class RegionTable {
     return this.#regions.every(({ backing }) => backing.window !== 0);
   }
 
-  /** Writes the table anew, at another address, with what has come into the window, or left it, since. Nobody may be using it. */
+  /**
+   * Writes the table anew, at another address, with what has come into the window, or left it, since. Nobody may be using it. Throws MemoryError
+   * MEMORY_FULL, and nothing is found in it any more.
+   */
   refresh(): void {
-    const parts = this.#regions.flatMap(region =>
-      region.backing.parts(region.offset, Number(region.size)).map(part => ({ region, ...part })),
-    );
-    const address = this.#arena.allocate(L.REGIONS_HEAD + parts.length * L.REGION_SIZE);
     const { words, longs } = this.#window;
+    let parts: Entry[];
+    let address: number;
+    try {
+      parts = this.#parts();
+      address = this.#arena.allocate(L.REGIONS_HEAD + parts.length * L.REGION_SIZE);
+    } catch (error) {
+      // What it names may have left the window, and something else come there.
+      if (this.#address !== 0) words[(this.#address + L.REGIONS_COUNT) >>> 2] = 0;
+      throw error;
+    }
     words[(address + L.REGIONS_COUNT) >>> 2] = parts.length;
     parts.forEach(({ region, offset, length, window }, i) => {
       const entry = address + L.REGIONS_HEAD + i * L.REGION_SIZE;
@@ -224,17 +260,31 @@ export class RegionTable {
 
   /**
    * Brings [gpa, gpa + length), as far as there are regions without a gap, into the window; what was brought there long ago may have to leave. It shows after
-   * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL.
+   * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL when there is no room.
    */
   reach(gpa: bigint, length: number): void {
+    for (const { backing, offset, length: part } of this.#spans(gpa, length)) backing.reach(offset, part);
+    if (!this.reached(gpa, length))
+      throw new MemoryError('MEMORY_FULL', `no room in the window for ${length} bytes at once`);
+  }
+
+  /** Whether all of that is in the window. */
+  reached(gpa: bigint, length: number): boolean {
+    return this.#spans(gpa, length).every(({ backing, offset, length: part }) => backing.has(offset, part));
+  }
+
+  /** Where the bytes are, as far as there are regions without a gap. */
+  #spans(gpa: bigint, length: number): { backing: Backing; offset: number; length: number }[] {
+    const spans: { backing: Backing; offset: number; length: number }[] = [];
     for (let done = 0; done < length; ) {
       const region = this.#find(gpa + BigInt(done), 1);
-      if (!region) return;
+      if (!region) break;
       const offset = region.offset + Number(gpa + BigInt(done) - region.gpa);
       const part = Math.min(length - done, region.offset + Number(region.size) - offset);
-      region.backing.reach(offset, part);
+      spans.push({ backing: region.backing, offset, length: part });
       done += part;
     }
+    return spans;
   }
 
   /** The guest physical address of something at that address of this process, null when it is in no region. */
@@ -246,8 +296,11 @@ export class RegionTable {
     return null;
   }
 
-  /** Parts of this table under other addresses; it must be closed before this one. Throws MemoryError MEMORY_ADDRESS when a part is not in one region. */
-  aliased(aliases: readonly Alias[]): RegionTable {
+  /**
+   * Parts of this table under other addresses, `most` entries; it must be closed before this one. Throws MemoryError: MEMORY_ADDRESS when a part is not in
+   * one region, MEMORY_FULL.
+   */
+  aliased(aliases: readonly Alias[], most?: number): RegionTable {
     const regions = aliases.map(({ address, size, target, denied }) => {
       const region = this.#find(target, Number(size));
       if (!region) throw notThere(target, Number(size));
@@ -255,17 +308,21 @@ export class RegionTable {
       return { gpa: address, size, backing: region.backing, offset, denied };
     });
     regions.sort((a, b) => (a.gpa < b.gpa ? -1 : Number(a.gpa > b.gpa)));
-    return new RegionTable(this.#window, this.#arena, regions, () => {});
+    return new RegionTable(this.#window, this.#arena, regions, () => {}, most);
   }
 
   /**
-   * Window address of [gpa, gpa + length), which must lie in one region; it stays valid until as many `unpin` or the last table of
+   * Window address of [gpa, gpa + length), which must lie in one region, a writable one unless `write` is false; it stays valid until as many `unpin` or the last table of
    * that memory is closed. Throws MemoryError MEMORY_ADDRESS when it does not, or when the address is no multiple of `alignment`
    * (WASM atomics trap on those); MEMORY_FULL.
    */
-  pin(gpa: bigint, length: number, alignment: number): number {
+  pin(gpa: bigint, length: number, alignment: number, write = true): number {
     const region = this.#find(gpa, length);
     if (!region) throw notThere(gpa, length);
+    if (write && (region.denied & L.DENY_WRITE) !== 0) {
+      const where = `${length} bytes at guest address 0x${gpa.toString(16)}`;
+      throw new MemoryError('MEMORY_ADDRESS', `${where} may not be written`);
+    }
     const offset = region.offset + Number(gpa - region.gpa);
     // Backings begin with a page, here as in their file.
     if (offset % alignment !== 0) {
@@ -281,10 +338,32 @@ export class RegionTable {
     region?.backing.unpin(region.offset + Number(gpa - region.gpa), length);
   }
 
+  /** Its entries: regions, cut where chunks in the window begin and end. */
+  #parts(): Entry[] {
+    const chunks = new Map<Backing, readonly Chunk[]>();
+    const parts: Entry[] = [];
+    for (const region of this.#regions) {
+      const { backing, offset, size } = region;
+      const inOrder = chunks.get(backing) ?? backing.inOrder();
+      chunks.set(backing, inOrder);
+      for (const part of backing.parts(offset, Number(size), inOrder)) parts.push({ region, ...part });
+      if (parts.length > this.#most)
+        throw new MemoryError('MEMORY_FULL', `a table of more than ${this.#most} entries`);
+    }
+    return parts;
+  }
+
+  /** The region that holds [gpa, gpa + length) as a whole. */
   #find(gpa: bigint, length: number): Region | undefined {
-    return this.#regions.find(
-      r => gpa >= r.gpa && gpa - r.gpa < r.size && BigInt(length) <= r.size - (gpa - r.gpa),
-    );
+    let [low, high] = [0, this.#regions.length]; // the last one that starts at or below gpa
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#regions[middle]!.gpa <= gpa) low = middle + 1;
+      else high = middle;
+    }
+    const region = this.#regions[low - 1];
+    if (!region || gpa - region.gpa >= region.size) return undefined;
+    return BigInt(length) <= region.size - (gpa - region.gpa) ? region : undefined;
   }
 
   /** Nobody uses the table any more: unmaps what no other table needs. */

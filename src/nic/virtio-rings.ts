@@ -7,8 +7,10 @@
  * ```
  * So nothing is changed under a worker, and a request is done when its answer goes out.
  */
-import { type Lack, VIRTIO } from './commands.js';
+import type { Miss } from '../ring/virtio/virtq.js';
+import { type Lacks, VIRTIO } from './commands.js';
 import { NicError } from './control.js';
+import { bringIn, reachBuffers } from './reach.js';
 import type { VirtioHost } from './virtio-host.js';
 import type { Stage } from './virtio-stage.js';
 import { Vring } from './vring.js';
@@ -16,6 +18,10 @@ import type { PairStart, Workers } from './workers.js';
 
 /** A ring waits for a header or a table of descriptors to be in the window: no more than this of it is of use at once. */
 const MAX_REACH = 65536;
+
+/** Why a ring stands still that has no translations. */
+const ASKED = 'its addresses are not translated yet';
+const CAN_NOT_ASK = 'the front end has no channel for questions';
 
 /** Which rings a change concerns. */
 export type Concerned = (ring: Vring) => boolean;
@@ -98,8 +104,8 @@ export class VirtioRings {
         ring.move(ground);
         ring.setLog(stage.logGround);
       } catch (error) {
-        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
         ring.displace();
+        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
       }
     }
     former?.close();
@@ -112,30 +118,37 @@ export class VirtioRings {
   }
 
   /** A ring waits: for buffers to be in the window, or for what its structure says. */
-  async missed(queue: number, lacks: readonly Lack[]): Promise<void> {
+  async missed(queue: number, lacks: Lacks | null): Promise<void> {
     const { stage, say } = this.#options;
     const ring = this.all.find(({ virtq }) => virtq.address === queue);
     if (!ring?.placed || this.#quiet) return;
-    const miss = lacks.length === 0 ? ring.virtq.miss : null;
-    if (miss?.kind === 'translation') {
-      stage.ask?.(miss.address, ring.direction === 'rx');
-      return;
-    }
-    try {
-      await this.rearrange(ALL, () => {
-        const { table } = stage.memory;
-        if (miss) stage.table!.reach(miss.address, Math.min(miss.length, MAX_REACH));
-        for (const [flat, length] of lacks) {
-          const gpa = table?.guestAddress(flat) ?? null;
-          if (gpa !== null) table!.reach(gpa, length);
-        }
-        table?.refresh();
-        this.move();
+    const miss = lacks ? null : ring.virtq.miss;
+    if (miss && miss.kind !== 'window') return this.#askFor(ring, miss);
+    await this.rearrange(ALL, () => {
+      const { table } = stage.memory;
+      if (!table) return;
+      const failure = bringIn(table, () => {
+        if (miss) stage.table?.reach(miss.address, Math.min(miss.length, MAX_REACH));
+        if (lacks) reachBuffers(table, lacks);
       });
-    } catch (error) {
+      this.move();
+      if (!failure) return;
       // It would be back at once with the same wish.
-      say('warn', `ring ${ring.index} is stopped: ${(error as Error).message}`);
-      await this.rearrange(only(ring), () => ring.stop());
+      say('warn', `ring ${ring.index} is stopped: ${failure.message}`);
+      ring.stop();
+      ring.signalError();
+    });
+  }
+
+  /** The ring waits until it is told. */
+  #askFor(ring: Vring, { address, kind }: Miss): void {
+    const { stage, say } = this.#options;
+    try {
+      if (!stage.ask) throw new NicError('NIC_TRANSLATION', CAN_NOT_ASK);
+      stage.ask(address, kind === 'write');
+    } catch (error) {
+      const what = `ring ${ring.index} waits for the translation of 0x${address.toString(16)}`;
+      say('warn', `${what}: ${(error as Error).message}`);
       ring.signalError();
     }
   }
@@ -199,25 +212,27 @@ export class VirtioRings {
     const { ground } = stage;
     for (const ring of this.all) {
       if (!ring.complete || ring.placed) continue;
+      const told = ring.base;
       try {
         this.#checkTranslations(ring);
         if (!ground) throw new NicError('NIC_NO_MEMORY', 'there is no memory');
         ring.place(ground);
         ring.complaint = '';
         ring.setLog(stage.logGround);
-        say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from 0x${ring.base.toString(16)}`);
+        const where = `0x${ring.base.toString(16)}${ring.base === told ? '' : `, not 0x${told.toString(16)}`}`;
+        say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from ${where}`);
       } catch (error) {
-        const { message, code } = error as Error & { code?: string };
+        const { message } = error as Error;
         if (message === ring.complaint) continue;
         ring.complaint = message;
-        if (code === 'NIC_TRANSLATION') continue; // it was asked for
+        if (message === ASKED) continue;
         say('warn', `ring ${ring.index} can't run: ${message}`);
         ring.signalError();
       }
     }
   }
 
-  /** Throws NicError NIC_TRANSLATION when the ring's areas are not known, or may not be used as they have to be. Those are asked for. */
+  /** Throws NicError NIC_TRANSLATION when the ring's areas are not known, or may not be used as they have to be. Those are asked for; throws what that throws. */
   #checkTranslations(ring: Vring): void {
     const { translates, features, iotlb, ask } = this.#options.stage;
     if (!translates) return;
@@ -227,6 +242,6 @@ export class VirtioRings {
       .filter(({ iova }) => iova !== null);
     if (missing.length === 0) return;
     for (const { iova, write } of missing) ask?.(iova!, write);
-    throw new NicError('NIC_TRANSLATION', 'its addresses are not translated yet');
+    throw new NicError('NIC_TRANSLATION', ask ? ASKED : CAN_NOT_ASK);
   }
 }

@@ -15,7 +15,7 @@ import { EventFd } from '../linux/eventfd.js';
 import type { OwnedFd } from '../linux/fd.js';
 import type { RegionTable } from '../memory/guest-memory.js';
 import type { Ring } from '../ring/ring.js';
-import { type Areas, areaSizes } from '../ring/virtio/areas.js';
+import { type Areas, areaSizes, areaWritten } from '../ring/virtio/areas.js';
 import { VIRTIO_FEATURE } from '../ring/virtio/features.js';
 import { type DirtyLog, Virtq } from '../ring/virtio/virtq.js';
 import { type Direction, NicError } from './control.js';
@@ -143,11 +143,11 @@ export class Vring {
   wanted(features: bigint): readonly (readonly [address: bigint, length: number, write: boolean])[] {
     const { descriptor, driver, device } = this.addresses!;
     const packed = (features & VIRTIO_FEATURE.RING_PACKED) !== 0n;
-    const sizes = areaSizes(this.num, packed);
+    const [sizes, written] = [areaSizes(this.num, packed), areaWritten(packed)];
     return [
-      [descriptor, sizes.descriptor, packed],
-      [driver, sizes.driver, false],
-      [device, sizes.device, true],
+      [descriptor, sizes.descriptor, written.descriptor],
+      [driver, sizes.driver, written.driver],
+      [device, sizes.device, written.device],
     ];
   }
 

@@ -40,6 +40,8 @@ export interface TapHandle extends PortHandle {
   readonly tap: Tap;
   /** The interface's namespace; undefined: our own. */
   readonly netns: OwnedFd | undefined;
+  /** What its kernel can be asked to hand out (OFFLOAD_*); the rest it does itself before. */
+  readonly offloads: number;
   setCarrier(up: boolean): void;
 }
 
@@ -127,13 +129,14 @@ class TapPort implements Port {
   }
 }
 
-/** The main thread's half of a TAP, or what is used like one. It owns queues and namespace from now on. */
+/** The main thread's half of a TAP, or what is used like one. It owns queues and namespace from now on. Throws LinuxError, and they stay the caller's. */
 export function handleOf(
   queues: TapQueues,
   netns: OwnedFd | undefined,
   { window, arena }: PortHost,
 ): TapHandle {
   const { first } = queues;
+  const known = first.probeOffloads();
   const state = arena.allocate(queues.all.length * LANE_SIZE);
   const lanes = queues.all.map(({ fd }, i) => ({
     ...{ kind: 'tap', name: first.name, state: state + i * LANE_SIZE, fds: [fd], options: {} },
@@ -145,6 +148,7 @@ export function handleOf(
   return {
     tap: first,
     netns,
+    offloads: known,
     lanes,
     counters: () => readCounters(window, lanes),
     useLanes: n => queues.use(n),
@@ -152,13 +156,12 @@ export function handleOf(
       if (first.exists) first.setCarrier(up);
     },
     setOffloads(offloads) {
-      // The reading half looks at what it gets: frames that were queued under other rules may still come, and an interface that is
-      // gone or does not know an offload changes nothing.
+      // The reading half looks at what it gets: frames that were queued under other rules may still come.
       for (const lane of lanes) window.words[(lane.state + L.PORT_OFFLOADS) >>> 2] = offloads;
       try {
-        first.setOffload(offloads); // of all queues: they are the interface's
+        first.setOffload(offloads & known); // of all queues: they are the interface's
       } catch (error) {
-        if (!(error instanceof LinuxError)) throw error;
+        if (!(error instanceof LinuxError)) throw error; // the interface is gone
       }
     },
     close() {

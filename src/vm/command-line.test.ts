@@ -39,7 +39,7 @@ test('vhost-user: who listens, queues, and no MSI-X where it would kill QEMU', (
   } as const;
   assert.equal(
     quoted(nicArgs(recent, 'tcg', many, 'n')),
-    '-chardev socket,id=n-socket,path=/run/a,,b.sock,reconnect-ms=500 -netdev vhost-user,id=n,chardev=n-socket,queues=4 ' +
+    '-chardev socket,id=n-socket,path=/run/a,,b.sock,reconnect-ms=200 -netdev vhost-user,id=n,chardev=n-socket,queues=4 ' +
       '-device virtio-net-pci,netdev=n,id=n-nic,romfile=,mac=02:00:00:00:00:07,mq=on,vectors=10,packed=on',
   );
   const reconnect = (qemu: Qemu) => /reconnect\S*/.exec(nicArgs(qemu, 'kvm', many, 'n').join(' '))?.[0];
@@ -103,6 +103,29 @@ test('polynic vm prints what it would run', () => {
   assert.match(lines[2]!, /-m 1024M .*path=\/run\/nic0\.sock,.*path=\/run\/nic1\.sock,.* -hda 'a disk'$/);
 });
 
+test('polynic vm gives each card an address of its own: a random one, or those that were asked for', () => {
+  const macs = (...words: string[]) => {
+    const { status, stderr } = vm(
+      '--qemu',
+      qemu(),
+      '--port',
+      'sink',
+      '--port',
+      'sink',
+      '--dry-run',
+      ...words,
+    );
+    assert.equal(status, 0, stderr);
+    return [...stderr.matchAll(/,mac=([0-9a-f:]+)/g)].map(([, mac]) => mac!);
+  };
+  const some = macs();
+  const others = macs();
+  assert.equal(new Set([...some, ...others]).size, 4, 'all different');
+  for (const mac of some)
+    assert.match(mac, /^[0-9a-f][26ae](:[0-9a-f]{2}){5}$/, 'local, and of one interface');
+  assert.deepEqual(macs('--mac', '02:00:00:00:00:ff'), ['02:00:00:00:00:ff', '02:00:00:00:01:00']);
+});
+
 test('polynic vm that cannot says so in a line', () => {
   const says = (code: number, message: RegExp, ...words: string[]) => {
     const { status, stderr } = vm('--port', 'sink', ...words);
@@ -111,5 +134,7 @@ test('polynic vm that cannot says so in a line', () => {
   };
   says(1, /^polynic: no .*none: install QEMU/, '--qemu', join(folder, 'none'));
   says(2, /^polynic: .*belong to a --kernel/, '--qemu', qemu(), '--append', 'quiet');
+  says(2, /^polynic: .*serve --config/, '--qemu', qemu(), '--port', 'switch:lan');
+  says(2, /^polynic: .*no Ethernet address/, '--qemu', qemu(), '--mac', 'here');
   says(1, /^polynic: QEMU ended: exit code 3$/, '--qemu', qemu());
 });

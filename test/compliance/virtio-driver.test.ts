@@ -9,9 +9,15 @@ import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { pieces as framePieces, getHeader, setHeader } from './packets.js';
 import { arena, randomFrom } from './testbed.js';
 import { DatapathEnd, type DeviceEnd, type DriverSide, ModelEnd, VdrvBed } from './virtio-driver-bed.js';
-import { contentOf, headerOf } from './virtio-flows.js';
+import { contentOf, headerOf, kindsOf } from './virtio-flows.js';
 
-const OFFLOADS = F.CSUM | F.HOST_TSO4 | F.GUEST_CSUM | F.GUEST_TSO4;
+const OFFLOADS =
+  F.CSUM |
+  F.HOST_TSO4 |
+  F.HOST_TSO6 |
+  F.HOST_UFO |
+  F.HOST_USO |
+  (F.GUEST_CSUM | F.GUEST_TSO4 | F.GUEST_TSO6 | F.GUEST_UFO | F.GUEST_USO4 | F.GUEST_USO6);
 const SETS: readonly (readonly [string, bigint])[] = [
   ['legacy, 10-byte header', F.ANY_LAYOUT],
   ['modern', F.VERSION_1],
@@ -31,7 +37,7 @@ for (const format of ['split', 'packed'] as const)
 
 function compliance(features: bigint, end: 'datapath' | 'model'): void {
   const large = (features & F.HOST_TSO4) !== 0n;
-  const offloads = large;
+  const [out, into] = [kindsOf(features, 'tx'), kindsOf(features, 'rx')];
   const longest = large ? L.LARGE_FRAME : (features & F.MRG_RXBUF) !== 0n ? 6000 : 1518;
   const buffers = large ? 128 : 24;
   let live: number;
@@ -67,14 +73,14 @@ function compliance(features: bigint, end: 'datapath' | 'model'): void {
         done += piece.length;
       }
       batch.setLength(i, payload.length);
-      setHeader(batch, i, headerOf(first + i, payload.length, offloads));
+      setHeader(batch, i, headerOf(first + i, payload.length, out));
     }
     return { sent, kick: datapath.calls.vdrv_tx_publish(tx.driver.address, batch.address, sent) > 0 };
   };
   const checkTx = (n: number, { header, payload }: { header: unknown; payload: Buffer }) => {
     const expected = contentOf(n, longest);
     assert.ok(payload.equals(expected), `payload of frame ${n}`);
-    assert.deepEqual(header, headerOf(n, expected.length, offloads), `header of frame ${n}`);
+    assert.deepEqual(header, headerOf(n, expected.length, out), `header of frame ${n}`);
   };
   /** Takes what was received; the number of the first is `first`. */
   const poll = (first: number, budget = 64): number => {
@@ -90,7 +96,7 @@ function compliance(features: bigint, end: 'datapath' | 'model'): void {
       );
       assert.deepEqual(
         getHeader(batch, i),
-        headerOf(first + i, expected.length, offloads),
+        headerOf(first + i, expected.length, into),
         `header of frame ${first + i}`,
       );
     }
@@ -125,7 +131,7 @@ function compliance(features: bigint, end: 'datapath' | 'model'): void {
         const want = random(6);
         for (let i = 0; i < want; i++) {
           const payload = contentOf(filled, longest);
-          if (!rx.fill(payload, headerOf(filled, payload.length, offloads))) break;
+          if (!rx.fill(payload, headerOf(filled, payload.length, into))) break;
           filled++;
           rx.publish();
         }
@@ -255,7 +261,7 @@ function compliance(features: bigint, end: 'datapath' | 'model'): void {
       tx.drain(random(5), random);
       refill();
       const payload = contentOf(0, longest);
-      assert.ok(rx.fill(payload, headerOf(0, payload.length, offloads)));
+      assert.ok(rx.fill(payload, headerOf(0, payload.length, into)));
       rx.publish();
       if (random(2) === 0) poll(0);
       for (const side of bed.sides) {

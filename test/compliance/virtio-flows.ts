@@ -21,14 +21,45 @@ export function contentOf(n: number, longest: number): Buffer {
   return bytes;
 }
 
-export function headerOf(n: number, length: number, offloads: boolean): typeof none {
-  if (!offloads || length < 60 || n % 3 === 0) return none;
-  const sum = { ...none, flags: 1, start: 34, offset: 16 };
-  return n % 3 === 1 ? sum : { ...sum, type: 1, hdrLen: 54, gsoSize: 1 + (n % 1448) };
+/** What frames may ask to be cut into, as gso_type has it; null: they may ask for nothing. */
+export type Kinds = readonly number[] | null;
+
+/** Seen from the guest: features, and the gso_type that each allows. */
+const KINDS = {
+  tx: [F.CSUM, [F.HOST_TSO4, 1], [F.HOST_UFO, 3], [F.HOST_TSO6, 4], [F.HOST_USO, 5]],
+  rx: [
+    F.GUEST_CSUM,
+    [F.GUEST_TSO4, 1],
+    [F.GUEST_UFO, 3],
+    [F.GUEST_TSO6, 4],
+    [F.GUEST_USO4 | F.GUEST_USO6, 5],
+  ],
+} as const;
+
+export function kindsOf(features: bigint, direction: 'tx' | 'rx'): Kinds {
+  const [sums, ...kinds] = KINDS[direction];
+  if ((features & sums) === 0n) return null;
+  return kinds.filter(([feature]) => (features & feature) === feature).map(([, type]) => type);
 }
 
-function headerBytes(n: number, length: number, offloads: boolean, size: number): Buffer {
-  const { flags, type, hdrLen, gsoSize, start, offset } = headerOf(n, length, offloads);
+/** Where the headers of a frame of that kind end, and its checksum is. */
+const SHAPES: Readonly<Record<number, { start: number; hdrLen: number; offset: number }>> = {
+  1: { start: 34, hdrLen: 54, offset: 16 },
+  3: { start: 34, hdrLen: 42, offset: 6 },
+  4: { start: 54, hdrLen: 74, offset: 16 },
+  5: { start: 34, hdrLen: 42, offset: 6 },
+};
+
+export function headerOf(n: number, length: number, kinds: Kinds): typeof none {
+  if (!kinds || length < 80 || n % 3 === 0) return none;
+  const sum = { ...none, flags: 1, start: 34, offset: 16 };
+  if (n % 3 === 1 || kinds.length === 0) return sum;
+  const type = kinds[Math.floor(n / 3) % kinds.length]!;
+  return { ...sum, ...SHAPES[type]!, type, gsoSize: 1 + (n % 1448) };
+}
+
+function headerBytes(n: number, length: number, kinds: Kinds, size: number): Buffer {
+  const { flags, type, hdrLen, gsoSize, start, offset } = headerOf(n, length, kinds);
   const bytes = Buffer.alloc(size, 0xee); // what the last two bytes hold says nothing
   bytes.writeUInt8(flags, 0);
   bytes.writeUInt8(type, 1);
@@ -50,12 +81,12 @@ export class VirtioTx {
   readonly #base = ++flows * 1009;
   readonly #bed: VirtioBed;
   readonly #style: Style;
-  readonly #offloads: boolean;
+  readonly #kinds: Kinds;
 
   constructor(bed: VirtioBed, style: Style) {
     this.#bed = bed;
     this.#style = style;
-    this.#offloads = (bed.features & F.HOST_TSO4) !== 0n;
+    this.#kinds = kindsOf(bed.features, 'tx');
   }
 
   /** Adds up to `want` frames. Returns how many, and whether the device wants a kick. */
@@ -65,7 +96,7 @@ export class VirtioTx {
     for (; sent < want; sent++) {
       const n = this.#base + this.sent;
       const payload = contentOf(n, this.#style.longest);
-      const header = headerBytes(n, payload.length, this.#offloads, this.#bed.header);
+      const header = headerBytes(n, payload.length, this.#kinds, this.#bed.header);
       const whole = Buffer.concat([header, payload]);
       const pieces = this.#bed.cut(2 * this.sent, whole.length, this.#style.pieces, random);
       const indirect = (this.#bed.features & F.INDIRECT_DESC) !== 0n && random(2) === 0;
@@ -89,7 +120,7 @@ export class VirtioTx {
         Buffer.concat(framePieces(batch, i, payload.length)).equals(payload),
         `payload of frame ${n}`,
       );
-      assert.deepEqual(getHeader(batch, i), headerOf(n, payload.length, this.#offloads), `header of ${n}`);
+      assert.deepEqual(getHeader(batch, i), headerOf(n, payload.length, this.#kinds), `header of ${n}`);
     }
     return { frames, interrupt: ring.complete(tx.queue.address, batch.address, frames) };
   }
@@ -111,14 +142,14 @@ export class VirtioRx {
   readonly #base = ++flows * 1009;
   readonly #bed: VirtioBed;
   readonly #style: Style;
-  readonly #offloads: boolean;
+  readonly #kinds: Kinds;
   readonly #merge: boolean;
 
   constructor(bed: VirtioBed, style: Style) {
     this.#bed = bed;
     this.#style = style;
     this.#merge = (bed.features & F.MRG_RXBUF) !== 0n;
-    this.#offloads = (bed.features & F.GUEST_TSO4) !== 0n;
+    this.#kinds = kindsOf(bed.features, 'rx');
   }
 
   /** Posts up to `want` chains: where they merge of any size, else large enough for every frame. */
@@ -153,7 +184,7 @@ export class VirtioRx {
         done += piece.length;
       }
       batch.setLength(frames, payload.length);
-      setHeader(batch, frames, headerOf(n, payload.length, this.#offloads));
+      setHeader(batch, frames, headerOf(n, payload.length, this.#kinds));
       this.sent++;
     }
     return { frames, room, interrupt: ring.push(rx.queue.address, batch.address, frames) };
@@ -184,7 +215,7 @@ export class VirtioRx {
       }
       const whole = Buffer.concat(parts);
       assert.ok(whole.subarray(size).equals(payload), `payload of frame ${n}`);
-      const expected = headerBytes(n, payload.length, this.#offloads, size);
+      const expected = headerBytes(n, payload.length, this.#kinds, size);
       assert.ok(header.subarray(0, 10).equals(expected.subarray(0, 10)), `header of frame ${n}`);
     }
     return this.arrived - before;
@@ -193,7 +224,12 @@ export class VirtioRx {
 
 /** A set of features that makes sense together, named. */
 export const MATRIX: readonly (readonly [string, bigint])[] = (() => {
-  const offloads = F.CSUM | F.HOST_TSO4 | F.GUEST_CSUM | F.GUEST_TSO4;
+  const sums = F.CSUM | F.GUEST_CSUM;
+  const offloads = sums | F.HOST_TSO4 | F.GUEST_TSO4;
+  const others =
+    sums |
+    (F.HOST_TSO6 | F.HOST_UFO | F.HOST_USO) |
+    (F.GUEST_TSO6 | F.GUEST_UFO | F.GUEST_USO4 | F.GUEST_USO6);
   const modern = F.VERSION_1;
   const sets: [string, bigint][] = [
     ['legacy, 10-byte header', 0n],
@@ -206,7 +242,10 @@ export const MATRIX: readonly (readonly [string, bigint])[] = (() => {
     ['all, no offloads', modern | F.EVENT_IDX | F.INDIRECT_DESC | F.MRG_RXBUF | F.IN_ORDER],
     ['large frames', modern | F.EVENT_IDX | F.INDIRECT_DESC | offloads],
     ['large frames, merging', modern | F.EVENT_IDX | F.MRG_RXBUF | offloads],
-    ['all', modern | F.EVENT_IDX | F.INDIRECT_DESC | F.MRG_RXBUF | F.IN_ORDER | offloads],
+    ['checksums only', modern | F.MRG_RXBUF | sums],
+    ['TSO6, UFO, USO', modern | F.INDIRECT_DESC | others],
+    ['TSO6, UFO, USO, merging', modern | F.EVENT_IDX | F.MRG_RXBUF | others],
+    ['all', modern | F.EVENT_IDX | F.INDIRECT_DESC | F.MRG_RXBUF | F.IN_ORDER | offloads | others],
   ];
   return [
     ...sets.map(([name, features]) => [`split, ${name}`, features] as const),
@@ -216,7 +255,7 @@ export const MATRIX: readonly (readonly [string, bigint])[] = (() => {
   ];
 })();
 
-export const isLarge = (features: bigint): boolean => (features & F.HOST_TSO4) !== 0n;
+export const isLarge = (features: bigint): boolean => (kindsOf(features, 'tx') ?? []).length > 0;
 export const styleOf = (features: bigint): Style => ({
   pieces: 5,
   longest: isLarge(features) ? L.LARGE_FRAME : 1518,

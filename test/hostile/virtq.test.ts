@@ -17,6 +17,7 @@ import { arena, randomFrom, window } from '../compliance/testbed.js';
 import { type Random, VirtioBed, type VirtioSide } from '../compliance/virtio-bed.js';
 import { styleOf, VirtioRx, VirtioTx } from '../compliance/virtio-flows.js';
 import { anyWord } from './mutations.js';
+import { checkFrames } from './virtq-frames.js';
 
 const LONG = process.env.POLYNIC_LONG === 'hostile';
 const NUM = 16;
@@ -108,58 +109,6 @@ function deviceTurn(bed: VirtioBed, side: VirtioSide, random: Random): number {
   else checkFrames(bed, side, frames);
   ring[receives ? 'push' : 'complete'](address, batch.address, done);
   return written;
-}
-
-/** Every iovec of the batch's frames lies in one region, by both of its addresses, and the headers ask for what they may. */
-function checkFrames(bed: VirtioBed, side: VirtioSide, count: number): void {
-  const { batch, table } = bed;
-  const word = (at: number) => window.words[at >>> 2]!;
-  assert.equal(batch.count, count);
-  const most = word(side.queue.address + L.QUEUE_MAX_FRAME);
-  for (let i = 0; i < count; i++) {
-    const frame = word(batch.address + L.BATCH_FRAMES) + i * L.FRAME_SIZE;
-    const iov = word(frame + L.FRAME_IOV) / 8;
-    const iovs = batch.iovs(i);
-    assert.ok(iovs >= 2 && iovs <= 65, `${iovs} iovecs`);
-    let total = 0;
-    for (let b = 1; b < iovs; b++) {
-      const flat = Number(window.longs[iov + 2 * b]!);
-      const length = Number(window.longs[iov + 2 * b + 1]!);
-      assert.ok(length > 0, 'an empty buffer');
-      assert.equal(
-        flat - window.base,
-        word(word(frame + L.FRAME_WIN) + 4 * (b - 1)),
-        'two addresses of one byte',
-      );
-      assert.ok(inRegion(table.address, flat, length), `${length} bytes at ${flat} are no guest memory`);
-      total += length;
-    }
-    assert.ok(total <= most, `a frame of ${total} bytes`);
-    assert.equal(batch.length(i), total);
-    if (side.direction === 'rx') assert.equal(batch.room(i), total);
-    else if (batch.asks(i)) checkHeader(bed, frame, total);
-  }
-}
-
-function checkHeader(bed: VirtioBed, frame: number, length: number): void {
-  const header = new DataView(window.bytes.buffer, window.words[(frame + L.FRAME_HEADER) >>> 2]!, 12);
-  assert.ok((bed.features & F.CSUM) !== 0n, 'nothing was agreed on');
-  assert.equal(header.getUint8(0), 1);
-  assert.ok(header.getUint16(6, true) + header.getUint16(8, true) + 2 <= length, 'a checksum beyond the end');
-  const type = header.getUint8(1);
-  if (type !== 0)
-    assert.ok((type & 0x7f) === 1 && header.getUint16(4, true) > 0 && header.getUint16(2, true) <= length);
-}
-
-function inRegion(table: number, flat: number, length: number): boolean {
-  const count = window.words[(table + L.REGIONS_COUNT) >>> 2]!;
-  for (let i = 0; i < count; i++) {
-    const entry = (table + L.REGIONS_HEAD + i * L.REGION_SIZE) / 8;
-    const start = Number(window.longs[entry + L.REGION_FLAT / 8]!);
-    const size = Number(window.longs[entry + L.REGION_LENGTH / 8]!);
-    if (flat >= start && flat + length <= start + size) return true;
-  }
-  return false;
 }
 
 /** Offset in guest memory, and bytes, of the three areas. */
@@ -352,3 +301,24 @@ function runHonestly(bed: VirtioBed, side: VirtioSide, random: Random): void {
   }
   assert.equal(side.queue.fault, 0);
 }
+
+for (const format of ['split', 'packed'] as const)
+  test(`${format}: num_buffers is written before the buffer is given back`, () => {
+    const live = arena.live;
+    const packed = format === 'packed';
+    const features = F.VERSION_1 | F.MRG_RXBUF | (packed ? F.RING_PACKED : 0n);
+    const bed = new VirtioBed({ features, num: 1, slots: 4 });
+    const { queue, areas } = bed.rx;
+    // The field lies where the ring says that the buffer is given back: what is there in the end was written last.
+    const given = packed ? areas.descriptor + 14n : areas.device + 2n;
+    const at = Number(given - bed.ram.guestPhysicalAddress);
+    bed.reset(packed ? 0 : 7);
+    bed.rx.driver.add([{ gpa: given - 10n, length: 200 }], true);
+    bed.rx.driver.publish();
+    assert.equal(bed.ring.room(queue.address, bed.batch.address, 1), 1);
+    bed.batch.setLength(0, 60);
+    bed.ring.push(queue.address, bed.batch.address, 1);
+    assert.equal(bed.memory.getUint16(at, true), packed ? 0x8082 : 8, 'not num_buffers, which is 1');
+    bed.close();
+    assert.equal(arena.live, live);
+  });

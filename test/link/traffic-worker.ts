@@ -130,6 +130,7 @@ function receiveUdp(own: OwnedFd, { port, seed, count }: Task & { role: 'udp-rec
       bytes += length;
     }
     packets += got;
+    Atomics.store(counters, SHARED.REPEATED, repeated);
     Atomics.store(counters, SHARED.RECEIVED, packets);
     Atomics.notify(counters, SHARED.RECEIVED);
   }

@@ -11,8 +11,8 @@
 import { Worker } from 'node:worker_threads';
 import type { End } from './harness.js';
 
-/** Words of the shared counters. TARGET: the receiver tells when it has so many; 0: it need not. */
-export const SHARED = { RECEIVED: 0, STOP: 1, TARGET: 2, WORDS: 3 } as const;
+/** Words of the shared counters. TARGET: the receiver tells when it has so many; 0: it need not. REPEATED: of RECEIVED, those that came once more. */
+export const SHARED = { RECEIVED: 0, STOP: 1, TARGET: 2, REPEATED: 3, WORDS: 4 } as const;
 
 /** What a worker tells. */
 export type Message = 'ready' | 'reached' | { readonly result: Sent | Tally | Transfer };
@@ -143,6 +143,11 @@ export class UdpFlow {
   /** Datagrams that have come so far. */
   get received(): number {
     return Atomics.load(this.#counters, SHARED.RECEIVED);
+  }
+
+  /** Of these, such as had come before. */
+  get repeated(): number {
+    return Atomics.load(this.#counters, SHARED.REPEATED);
   }
 
   /** Resolves when `n` more datagrams have come than now; rejects when an end fails first. One call at a time. */

@@ -122,14 +122,22 @@ linkTest('a new backend process in place of the old one', { serve: ['--device', 
   await flow.abandon();
 });
 
+/** How far an upgrade has come, by what one of the two says. (Every single message: test/unit/upgrade-death.test.ts.) */
+const PROGRESS = [
+  ['serve', / upgrade from \S+ to \S+ announced/],
+  ['guest', /programs accepted/],
+  ['serve', / rx disabled/],
+  ['serve', / upgraded from /],
+] as const;
+
 linkTest('either side killed in the middle of an upgrade: the other one goes on', {}, async link => {
   for (const victim of ['guest', 'serve'] as const) {
-    for (let turn = 0; turn < 4; turn++) {
+    for (const [turn, [who, words]] of PROGRESS.entries()) {
       const { flows, more } = await flowsOf(link, 71 + 2 * turn);
       const device = ROUND[turn]!;
+      const after = link[who].stderr.length;
       const upgrade = link.serve.request({ op: 'upgrade', device }).catch(() => null);
-      // At another moment each time; all of them are early, since an upgrade takes a few tens of milliseconds.
-      for (let i = 0; i < turn * 200; i++) await new Promise(setImmediate);
+      await link[who].says(words, { after });
       await link[victim].end('SIGKILL');
       await upgrade;
       if (victim === 'guest') {

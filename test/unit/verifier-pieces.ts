@@ -140,7 +140,13 @@ export const helper = fc
     int(-32, -16).map((off): Piece => ['mov r1, r7', `add r1, ${off}`, 'call 3']),
     fc.constant<Piece>(['mov r1, r6', 'add r1, r4', 'call 2']),
     fc.constant<Piece>(['and r3, 7', 'mov r1, r0', 'mov r2, r7', 'add r2, -16', 'call 4']),
-    fc.constant<Piece>(['mov r1, r6', 'call 5']),
+    scratch.map((src): Piece => ['mov r1, r6', `mov r2, ${src}`, 'call 5']),
+    // Addresses as numbers: refused, or they would come back in r0.
+    pick('r6', 'r7', 'r8', 'r9').map((src): Piece => ['mov r1, r6', `mov r2, ${src}`, 'call 5']),
+    pick(-48, -56).map((off): Piece => ['mov r1, r6', `ldxdw r2, [r10${off}]`, 'call 5']),
+    pick('r6', 'r7', 'r9').map(
+      (src): Piece => ['and r3, 7', `mov r1, ${src}`, 'mov r2, r7', 'add r2, -16', 'call 4'],
+    ),
     fc.constant<Piece>(['call -5']),
   )
   .map((lines): Piece => [...lines, ...RESET]);

@@ -47,7 +47,7 @@ for (const [name, features] of SETS) {
           done += piece.length;
         }
         bed.batch.setLength(0, payload.length);
-        setHeader(bed.batch, 0, headerOf(next, payload.length, true));
+        setHeader(bed.batch, 0, headerOf(next, payload.length, [1]));
         const before = new Set(unsentFrames(window, queue));
         calls.vdrv_tx_publish(address, bed.batch.address, 1);
         const [first] = unsentFrames(window, queue).filter(buffer => !before.has(buffer));
@@ -89,7 +89,7 @@ for (const [name, features] of SETS) {
       for (const [i, { header, payload }] of frames.entries()) {
         const content = contentOf(expected[i]!, LONGEST);
         assert.ok(payload.equals(content), `payload of frame ${expected[i]}`);
-        assert.deepEqual(header, headerOf(expected[i]!, content.length, true));
+        assert.deepEqual(header, headerOf(expected[i]!, content.length, [1]));
       }
       assert.equal(calls.vdrv_tx_complete(address, NUM), frames.length);
       assert.deepEqual(bed.audit(bed.tx), { free: NUM, driver: 0, device: 0 });

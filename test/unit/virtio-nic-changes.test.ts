@@ -104,6 +104,28 @@ virtioTest('features are said again while rings run: they go on', async start =>
   await comeIn(rig);
 });
 
+for (const [format, accept] of [
+  ['split', F.VERSION_1 | F.EVENT_IDX],
+  ['packed', F.VERSION_1 | F.EVENT_IDX | F.RING_PACKED],
+] as const)
+  virtioTest(
+    `${format}: a backend that comes after another goes on where that one was, whatever QEMU says`,
+    async start => {
+      const rig = await start({ portSpec: 'source', accept });
+      for (let backend = 0; backend < 12; backend++) {
+        await run(rig); // each time from where the first one began
+        rig.poll();
+        for (let i = 0; i < 3; i++) await goOut(rig, 7 + 3 * backend);
+        await comeIn(rig);
+        assert.equal(rig.poll() >= 0, true);
+        const gone = rig.peer;
+        await rig.reconnect();
+        assert.notEqual(rig.peer, gone);
+      }
+      assert.equal(rig.port.counters().sent, rig.guest().sent, 'each frame once');
+    },
+  );
+
 virtioTest('regions come and go under running rings', async start => {
   const rig = await start({ portSpec: 'source', cut: 4 });
   await run(rig);
@@ -246,6 +268,47 @@ virtioTest('an MTU that can be, and those that can not', async start => {
   }
   assert.match(rig.nic.dump(), /MTU 9000/);
 });
+
+for (const merge of [false, true])
+  virtioTest(
+    `frames as long as the MTU, ${merge ? 'over several buffers' : 'in one buffer'}`,
+    async start => {
+      const length = 9000 + 14;
+      const accept = F.VERSION_1 | (merge ? F.MRG_RXBUF : 0n);
+      const buffers = merge ? { frameBuffers: 8 } : { room: length };
+      const guest = async (mtu: bigint | null) => {
+        const rig = await start({ accept, portSpec: 'switch:jumbo', ramSize: 16 << 20, ...buffers });
+        const { connect, reset, start: rest } = qemu11(rig.place);
+        await rig.say(connect, reset);
+        if (mtu) assert.ok(await rig.peer.confirm('NET_SET_MTU', { value: mtu }));
+        await rig.say(rest);
+        rig.refill();
+        return rig;
+      };
+      const [sender, receiver] = [await guest(9000n), await guest(9000n)];
+      let sent = 0;
+      for (let round = 0; round < 5; round++) {
+        sent += sender.publish(4, { length, from: 1, to: 2 });
+        let got = 0;
+        await eventually(() => (got += receiver.poll()) === 4);
+      }
+      const [rx, tx] = [receiver.nic.stats().queues[0]!, sender.nic.stats().queues[1]!];
+      assert.deepEqual([tx.bytes, rx.bytes, rx.packets], [sent * length, sent * length, sent]);
+      assert.equal(rx.buffers, sent * (merge ? Math.ceil((length + 12) / 2048) : 1));
+      assert.equal(receiver.guest().received.outOfOrder, 0);
+      // One that was told nothing has Ethernet's own length.
+      const other = await guest(null);
+      other.publish(1, { from: 3, to: 4 });
+      await eventually(() => receiver.poll() === 1);
+      await eventually(() => {
+        sender.publish(1, { length, from: 1, to: 3 });
+        sender.publish(1, { length: 1518, from: 1, to: 3 });
+        return other.poll() > 0;
+      });
+      assert.equal(other.nic.stats().queues[0]!.bytes, other.packets(0) * 1518);
+      assert.ok(other.port.counters().tooLong > 0);
+    },
+  );
 
 virtioTest('port and way of waiting are changed under traffic', async start => {
   const rig = await start({ portSpec: 'source' });

@@ -7,8 +7,10 @@ import {
   IOTLB_PERM,
   VhostUserStream,
 } from '../../src/control/vhost-user/index.js';
+import { EventFd } from '../../src/linux/eventfd.js';
 import { eventually } from '../../src/linux/testing.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
+import { arena } from '../compliance/testbed.js';
 import { qemu7 } from './vhost-user-scripts.js';
 import { type VirtioRig, virtioTest } from './virtio-rig.js';
 
@@ -21,8 +23,8 @@ const { READ, WRITE } = IOTLB_PERM;
 class Iommu {
   readonly #rig: VirtioRig;
   readonly #stream: VhostUserStream;
-  /** Pages that were asked for. */
-  readonly asked = new Set<bigint>();
+  /** Pages that were asked for, and for what. */
+  readonly asked = new Map<bigint, number>();
   perm: number = READ | WRITE;
   size = PAGE;
 
@@ -55,7 +57,7 @@ class Iommu {
       for (let m = await this.#stream.next(); m !== null; m = await this.#stream.next()) {
         const { iova, permType } = decodeBackendRequest(m);
         assert.equal(permType >>> 8, IOTLB.MISS);
-        this.asked.add(iova / PAGE);
+        this.asked.set(iova / PAGE, permType & 0xff);
       }
     } catch {
       // closed by the test
@@ -76,7 +78,7 @@ async function answerAll(iommu: Iommu, done: () => boolean): Promise<void> {
   for (let round = 0; !done(); round++) {
     assert.ok(round < 1000, 'it asks for ever');
     await eventually(() => iommu.asked.size > 0 || done());
-    for (const page of iommu.asked) {
+    for (const page of iommu.asked.keys()) {
       iommu.asked.delete(page);
       assert.ok(await iommu.update(page * PAGE));
     }
@@ -113,6 +115,69 @@ for (const [what, accept] of [
   });
 }
 
+virtioTest('what is asked for is what is needed: to be read, or to be written', async start => {
+  const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
+  const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+  const iommu = await begin(rig);
+  await eventually(() => iommu.asked.size >= 2);
+  const places = [0, 1].map(index => rig.place.ring(index));
+  const pages = (key: 'descriptor' | 'available' | 'used') => places.map(place => place[key] / PAGE);
+  const written = new Set(pages('used'));
+  for (const [page, perm] of iommu.asked)
+    assert.equal(perm, written.has(page) ? WRITE : READ, `page ${page}`);
+  // Only what was asked for is allowed, and it is enough.
+  for (const key of ['descriptor', 'available', 'used'] as const)
+    for (const page of pages(key)) {
+      iommu.perm = written.has(page) ? READ | WRITE : READ;
+      assert.ok(await iommu.update(page * PAGE));
+    }
+  await eventually(() => rig.nic.running);
+  iommu.perm = READ | WRITE; // buffers may be in the same pages
+  for (const place of places) for (const at of Object.values(place)) assert.ok(await iommu.update(at));
+  iommu.asked.clear();
+  rig.publish(32);
+  await eventually(() => iommu.asked.size > 0);
+  assert.deepEqual(new Set(iommu.asked.values()), new Set([READ]), 'frames to transmit');
+  iommu.asked.clear();
+  rig.refill();
+  await eventually(() => iommu.asked.size > 0);
+  assert.deepEqual(new Set(iommu.asked.values()), new Set([WRITE]), 'buffers to receive into');
+  iommu.close();
+});
+
+virtioTest(
+  'a front end that can not be asked any more: it is told, and what it tells by itself is used',
+  async start => {
+    const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
+    for (const how of ['another channel', 'none']) {
+      const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+      const { connect, reset, start: rest } = qemu7(rig.place);
+      await rig.say(
+        how === 'none' ? connect.filter(({ name }) => name !== 'SET_BACKEND_REQ_FD') : connect,
+        reset,
+        rest,
+      );
+      if (how !== 'none')
+        assert.ok(await rig.peer.confirm('SET_BACKEND_REQ_FD', {}, [EventFd.create('no socket').owner]));
+      const tell = async (iova: bigint, size: bigint) => {
+        const userspaceAddress = iova - SHIFT - rig.ram.guestPhysicalAddress + USER;
+        const permType = (IOTLB.UPDATE << 8) | READ | WRITE;
+        assert.ok(await rig.peer.confirm('IOTLB_MSG', { iova, size, userspaceAddress, permType }));
+      };
+      for (const index of [0, 1])
+        for (const at of Object.values(rig.place.ring(index))) await tell((at / PAGE) * PAGE, PAGE);
+      assert.ok(rig.nic.running);
+      rig.errors[1]!.drain();
+      const n = rig.publish(20);
+      await eventually(() => rig.errors[1]!.drain() > 0);
+      assert.match(rig.log.join('\n'), /ring 1 waits for the translation of 0x/);
+      await tell(SHIFT + rig.ram.guestPhysicalAddress, 1n << 32n);
+      await eventually(() => rig.packets(1) === n);
+      await rig.close();
+    }
+  },
+);
+
 virtioTest('large translations, and permissions', async start => {
   const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
   const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
@@ -131,6 +196,47 @@ virtioTest('large translations, and permissions', async start => {
   assert.ok(!rig.nic.running, 'used rings are to be written');
   iommu.close();
 });
+
+virtioTest(
+  'no room for a table: what was taken back is not used, memory goes, nothing stays behind',
+  async start => {
+    const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
+    const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+    const iommu = await begin(rig);
+    iommu.size = 1n << 32n;
+    const all = SHIFT + rig.ram.guestPhysicalAddress;
+    assert.ok(await iommu.update(all));
+    await eventually(() => rig.nic.running);
+    const filled = fillArena();
+    const last = rig.place.regions.at(-1)!;
+    await rig.peer.confirm('REM_MEM_REG', { pad: 0n, ...last }); // done or refused
+    assert.ok(await iommu.invalidate(all, 1n << 32n));
+    assert.ok(!rig.nic.running);
+    const before = rig.packets(1);
+    rig.publish(10);
+    await rig.peer.settle();
+    assert.equal(rig.packets(1), before);
+    for (const address of filled) arena.free(address);
+    await rig.peer.confirm('REM_MEM_REG', { pad: 0n, ...last });
+    assert.ok(await rig.peer.confirm('ADD_MEM_REG', { pad: 0n, ...last }, [rig.ram.fd.dup()]));
+    assert.ok(await iommu.update(all));
+    await eventually(() => rig.packets(1) === before + 10);
+    iommu.close();
+  },
+);
+
+/** Leaves no room in the arena, and returns what is to be freed. */
+function fillArena(): number[] {
+  const filled: number[] = [];
+  for (let size = 2 ** 26; size >= 64; ) {
+    try {
+      filled.push(arena.allocate(size));
+    } catch {
+      size /= 2;
+    }
+  }
+  return filled;
+}
 
 virtioTest('translations that can not be are refused', async start => {
   const accept = F.VERSION_1 | F.ACCESS_PLATFORM;

@@ -91,9 +91,9 @@ describe('a ring as the standard lays it out', () => {
     bed.batch.setLength(0, 60);
     bed.batch.setLength(1, 61);
     assert.equal(push(bed, 2), true);
-    // used over the first slot of each: length 72, id 7 and 73, id 9; AVAIL and USED equal 1, WRITE
+    // used over the first slot of each: length 72, id 7 and 73, id 9; AVAIL and USED equal 1, WRITE; marked as used in the other one
     assert.equal(hex(bed, descriptor + 8n, 8), '4800000007008280');
-    assert.equal(hex(bed, descriptor + 24n, 8), 'f005000007008200');
+    assert.equal(hex(bed, descriptor + 24n, 8), 'f005000007008280');
     assert.equal(hex(bed, descriptor + 40n, 8), '4900000009008280');
     assert.equal(hex(bed, at, 12), '000000000000000000000100');
     bed.ring.kicks(bed.rx.queue.address, true);
@@ -517,7 +517,7 @@ for (const format of ['split', 'packed'] as const) {
         const wanted = missing.gpa > hole ? missing : { gpa: hole, length: 40 };
         // The part of it that is in the first region was found.
         assert.deepEqual(queue.miss, {
-          kind: 'translation',
+          kind: 'read',
           address: missing.gpa > hole ? wanted.gpa : hole,
           length: wanted.length,
         });
@@ -549,13 +549,19 @@ for (const format of ['split', 'packed'] as const) {
       own.reset();
       own.tx.driver.add([good], false, hole);
       own.tx.driver.publish();
-      own.bytes.fill(
-        0xa5,
-        Number(hole - own.ram.guestPhysicalAddress),
-        Number(hole - own.ram.guestPhysicalAddress) + 4096,
-      );
+      own.rx.driver.add([{ gpa: slot(own, 1), length: 1530 }], true, hole);
+      own.rx.driver.publish();
+      const page = Number(hole - own.ram.guestPhysicalAddress);
+      own.bytes.fill(0xa5, page, page + 4096);
       assert.equal(pop(own), 0);
-      assert.deepEqual(own.tx.queue.miss, { kind: 'translation', address: hole, length: 16 }, 'a table');
+      assert.deepEqual(own.tx.queue.miss, { kind: 'read', address: hole, length: 16 }, 'a table');
+      assert.equal(room(own), 0);
+      assert.deepEqual(own.rx.queue.miss, { kind: 'read', address: hole, length: 16 }, 'also to receive');
+      own.reset();
+      own.rx.driver.add([{ gpa: hole, length: 1530 }], true);
+      own.rx.driver.publish();
+      assert.equal(room(own), 0);
+      assert.deepEqual(own.rx.queue.miss, { kind: 'write', address: hole, length: 1530 });
     });
 
     it('headers and tables outside of the window are misses, payload is not', () => {

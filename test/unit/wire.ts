@@ -15,6 +15,7 @@ import { readCounters } from '../../src/port/counters.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { INLET_BYTES, OUTLET_BYTES, prepareInlet, prepareOutlet } from '../../src/port/soften.js';
 import { arena, window } from '../compliance/testbed.js';
+import type { Ask } from './segment-model.js';
 
 const AF_UNIX = 1;
 const SOCK_SEQPACKET_NONBLOCK_CLOEXEC = 5 | 0o4000 | 0o2000000;
@@ -38,6 +39,9 @@ export class Wire {
     this.port = {
       lanes,
       counters: () => readCounters(window, lanes),
+      setOffloads(offloads) {
+        window.words[(state + L.PORT_OFFLOADS) >>> 2] = offloads;
+      },
       close() {
         arena.free(state);
         for (const end of ends) end.close();
@@ -50,6 +54,15 @@ export class Wire {
     const frame = new Uint8Array(L.VNET_HEADER_SIZE + FRAME);
     new DataView(frame.buffer).setUint32(NUMBER, number);
     check(libc.write(this.#end.fd, frame, frame.length), 'write', this.#end.name);
+  }
+
+  /** Any frame, with what its header asks for. */
+  sendAsking(frame: Uint8Array, { flags, type, hdrLen, gsoSize, start, offset }: Ask): void {
+    const bytes = Buffer.alloc(L.VNET_HEADER_SIZE + frame.length);
+    bytes.set([flags, type]);
+    for (const [i, word] of [hdrLen, gsoSize, start, offset].entries()) bytes.writeUInt16LE(word, 2 + 2 * i);
+    bytes.set(frame, L.VNET_HEADER_SIZE);
+    check(libc.write(this.#end.fd, bytes, bytes.length), 'write', this.#end.name);
   }
 
   /** The number of the next frame that comes. */

@@ -11,9 +11,9 @@ import { eventually } from '../../src/linux/testing.js';
 import { UnixListener } from '../../src/linux/unix-listener.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
 import { vfioUserDevice } from '../../src/vm/command-line.js';
+import { Vm } from '../../src/vm/vm.js';
 import { NoteTakingFunction } from '../unit/vfio-user-peer.js';
 import { vmTest } from './kit/needs.js';
-import { Vm } from './kit/vm.js';
 
 /** With a configuration space that Linux believes: one memory BAR of 8 KiB, perhaps with MSI-X in it. */
 class PciNotes extends NoteTakingFunction {

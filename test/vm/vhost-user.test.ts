@@ -4,10 +4,11 @@
  */
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
+import { configure, HOST_IP, shown } from '../../src/vm/cable.js';
+import type { QemuName } from '../../src/vm/qemu.js';
+import { Vm } from '../../src/vm/vm.js';
 import { Backend, type Wish } from './kit/backend.js';
-import { configure, HOST_IP, shown } from './kit/cable.js';
-import { LONG, QEMUS, type QemuName, vmTest } from './kit/needs.js';
-import { Vm } from './kit/vm.js';
+import { LONG, QEMUS, vmTest } from './kit/needs.js';
 
 const BYTES = LONG ? 100_000_000 : 20_000_000;
 
@@ -80,15 +81,29 @@ for (const qemu of QEMUS) {
 
   if (!LONG && qemu !== '11.1') continue;
 
-  vhostTest('a backend that is killed, and another in its place', qemu, {}, async (vm, backend, t) => {
-    await backend.cable.ping(vm);
-    for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
-      await backend.program.end(signal);
-      await backend.serve();
-      await vm.run(`until ping -c 1 -W 1 ${HOST_IP}; do :; done`);
-      await pingAndTcp(vm, backend, t);
+  for (const indirect of LONG ? [true, false] : [true])
+    for (const packed of [false, true]) {
+      const format = `${packed ? 'packed' : 'split'}${indirect ? '' : ', chains of several descriptors'}`;
+      const name = `a backend that is killed, and others in its place, ${format}`;
+      vhostTest(name, qemu, { packed, indirect }, async (vm, backend, t) => {
+        await backend.cable.ping(vm);
+        for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+          await backend.program.end(signal);
+          await backend.serve();
+          await vm.run(`until ping -c 1 -W 1 ${HOST_IP}; do :; done`);
+          t.diagnostic(await backend.cable.ping(vm));
+        }
+        // Under traffic: connections survive.
+        const transfer = backend.cable.tcp(vm, BYTES);
+        transfer.catch(() => {}); // heard below
+        for (const signal of ['SIGTERM', 'SIGKILL', 'SIGKILL'] as const) {
+          await backend.carries(300, transfer);
+          await backend.program.end(signal);
+          await backend.serve();
+        }
+        t.diagnostic(shown(await transfer));
+      });
     }
-  });
 
   vhostTest(
     'a pause, a driver that goes, a reset: the NIC is there again',
@@ -108,6 +123,18 @@ for (const qemu of QEMUS) {
       await pingAndTcp(vm, backend, t);
     },
   );
+
+  // Without offloads, so that each frame is a packet.
+  vhostTest('an MTU of 9000', qemu, { mtu: 9000, offloads: false }, async (vm, backend, t) => {
+    assert.equal((await vm.run('cat /sys/class/net/eth0/mtu')).trim(), '9000');
+    const said = await vm.run(`ping -c 5 -i 0.2 -W 20 -s 8972 ${HOST_IP}`);
+    assert.match(said, /5 packets transmitted, 5 packets received/);
+    await pingAndTcp(vm, backend, t);
+    const { queues } = await backend.program.counters();
+    for (const { direction, bytes, packets } of queues)
+      t.diagnostic(`${direction}: ${packets} packets of ${Math.round(bytes / packets)} bytes`);
+    assert.ok(queues.some(({ bytes, packets }) => bytes / packets > 1600));
+  });
 
   vhostTest('a second NIC, plugged in, used, and pulled out', qemu, {}, async (vm, backend, t) => {
     const other = await Backend.start();

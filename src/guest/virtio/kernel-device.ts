@@ -8,9 +8,8 @@
  * vhost-net knows the rings' features; offloads are the TAP's, which takes whatever it is given and hands out what `setOffloads` allows.
  */
 
-import { LinuxError } from '../../linux/errors.js';
+import { OFFLOAD_USO } from '../../../datapath/layout.js';
 import { EventFd } from '../../linux/eventfd.js';
-import { TUN_F_CSUM, TUN_F_USO4, TUN_F_USO6 } from '../../linux/tun.js';
 import { VhostNet, type VhostRing } from '../../linux/vhost.js';
 import type { Window } from '../../memory/window.js';
 import { NET_FEATURE } from '../../nic/virtio-offers.js';
@@ -65,7 +64,7 @@ export class KernelDevice implements VirtioTransport {
         this.#calls.push(EventFd.create(`ring ${ring}: call`));
       }
       const pairs = backend.lanes.length;
-      const offloads = TAP_FEATURES | (knowsUso(backend) ? USO_FEATURES : 0n);
+      const offloads = TAP_FEATURES | ((backend.offloads & OFFLOAD_USO) === 0 ? 0n : USO_FEATURES);
       const features =
         (this.#pairs[0]!.features & RING_FEATURES) | offloads | (pairs > 1 ? NET_FEATURE.MQ : 0n);
       this.offer = { features, queuePairs: pairs };
@@ -129,18 +128,5 @@ export class KernelDevice implements VirtioTransport {
   /** Where this process has a guest physical address: the guest's memory lies in the window as a whole. */
   #userspace(gpa: bigint): bigint {
     return BigInt(this.#options.window.base) + gpa - this.ram.toGuest(0);
-  }
-}
-
-/** Whether its kernel cuts UDP datagrams: to be asked for, they must be known. Leaves the device without offloads. */
-function knowsUso({ tap }: TapHandle): boolean {
-  try {
-    tap.setOffload(TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6);
-    return true;
-  } catch (error) {
-    if (!(error instanceof LinuxError)) throw error;
-    return false;
-  } finally {
-    tap.setOffload(0);
   }
 }

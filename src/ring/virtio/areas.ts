@@ -37,3 +37,8 @@ export function areaSizes(num: number, packed: boolean): Areas<number> {
 export function areaAlignments(packed: boolean): Areas<number> {
   return packed ? { descriptor: 16, driver: 4, device: 4 } : { descriptor: 16, driver: 2, device: 4 };
 }
+
+/** Whether the device writes there. */
+export function areaWritten(packed: boolean): Areas<boolean> {
+  return { descriptor: packed, driver: false, device: true };
+}

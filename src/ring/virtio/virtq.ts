@@ -10,11 +10,13 @@ import type { RegionTable } from '../../memory/guest-memory.js';
 import type { Window } from '../../memory/window.js';
 import type { Datapath, DatapathExports } from '../datapath.js';
 import type { Ring } from '../ring.js';
-import { type Areas, areaAlignments, areaSizes, checkSize } from './areas.js';
+import { type Areas, areaAlignments, areaSizes, areaWritten, checkSize } from './areas.js';
 import { queueSettings } from './features.js';
 
 const NAMES = ['descriptor', 'driver', 'device'] as const;
 const FIELDS = { descriptor: L.QUEUE_RING, driver: L.VIRTQ_DRIVER, device: L.VIRTQ_DEVICE } as const;
+
+const MISSES: Readonly<Record<number, Miss['kind']>> = { [L.MISS_READ]: 'read', [L.MISS_WRITE]: 'write' };
 
 /** The nine calls for virtqueues of both formats: which one a queue has stands in its structure. */
 export function virtqRing({ calls }: Datapath): Ring {
@@ -32,9 +34,9 @@ export function virtqRing({ calls }: Datapath): Ring {
   };
 }
 
-/** What stopped a queue: an address that no region holds yet, or that lies outside of the window. */
+/** What stopped a queue: an address that no region holds yet, and that is to be read or written, or one outside of the window. */
 export interface Miss {
-  readonly kind: 'translation' | 'window';
+  readonly kind: 'read' | 'write' | 'window';
   readonly address: bigint;
   /** Bytes. */
   readonly length: number;
@@ -97,11 +99,12 @@ export class Virtq {
   place(areas: Areas<bigint>, table: RegionTable): void {
     const sizes = areaSizes(this.#num, this.#packed);
     const alignments = areaAlignments(this.#packed);
+    const written = areaWritten(this.#packed);
     const pinned: (typeof NAMES)[number][] = [];
     const found: Partial<Record<(typeof NAMES)[number], number>> = {};
     try {
       for (const name of NAMES) {
-        found[name] = table.pin(areas[name], sizes[name], alignments[name]);
+        found[name] = table.pin(areas[name], sizes[name], alignments[name], written[name]);
         pinned.push(name);
       }
     } catch (error) {
@@ -149,7 +152,7 @@ export class Virtq {
     const length = this.#get(L.VIRTQ_MISS_LENGTH);
     if (length === 0) return null;
     return {
-      kind: this.#get(L.VIRTQ_MISS_KIND) === L.MISS_WINDOW ? 'window' : 'translation',
+      kind: MISSES[this.#get(L.VIRTQ_MISS_KIND)] ?? 'window',
       address: this.#window.longs[(this.address + L.VIRTQ_MISS) / 8]!,
       length,
     };

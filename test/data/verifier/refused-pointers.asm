@@ -237,3 +237,85 @@
   ldxdw %r2, [%r1+0]
   stdw [%r2+0], 0
   exit
+
+=== the stack's address mapped for the device
+! context 4096
+! refused 7 passes to rx_buf_dma_map as argument 2 r2, which is a pointer (frame 0 + any number)
+  mov %r6, %r1
+  ldxdw %r3, [%r1+2096]
+  mov %r2, %r10
+  add %r2, %r3
+  mov %r3, 1
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0005
+  ldxdw %r2, [%r10-8]
+  stxdw [%r6+2104], %r2
+  mov %r0, 0
+  exit
+
+=== the context's address mapped for the device
+! context 4096
+! refused 4 passes to tx_buf_dma_map as argument 2 r2, which is a pointer (context+2096)
+  mov %r2, %r1
+  add %r2, 2096
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0007
+  mov %r0, 0
+  exit
+
+=== a pointer as a length
+! context 4096
+! refused 4 passes to rx_buf_dma_map as argument 3 r3, which is a pointer (frame 0+0)
+  mov %r2, 0
+  mov %r3, %r10
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0005
+  mov %r0, 0
+  exit
+
+=== a pointer as a packet's metadata
+! refused 2 passes to pkt_meta_set as argument 2 r2, which is a pointer (frame 0+0)
+  mov %r2, %r10
+  mov %r3, 0
+  call helper 0x4b8f0042
+  exit
+
+=== a pointer as a packet's mark
+! refused 2 passes to pkt_meta_set as argument 3 r3, which is a pointer (context+0)
+  mov %r2, 0
+  mov %r3, %r1
+  call helper 0x4b8f0042
+  exit
+
+=== a pointer as the place of a checksum
+! refused 2 passes to pkt_l4_csum_md_set as argument 2 r2
+  mov %r2, %r1
+  mov %r3, 0
+  call helper 0x4b8f0002
+  exit
+
+=== a pointer printed
+! refused 2 passes to print_num as argument 2 r2, which is a pointer (context+0)
+  mov %r2, %r1
+  mov %r1, 0
+  call helper 0x4b8f000a
+  mov %r0, 0
+  exit
+
+=== a pointer from the stack as a number
+! refused 3 passes to mix as argument 2 r2, which is a pointer
+  stxdw [%r10-8], %r1
+  ldxdw %r2, [%r10-8]
+  add %r2, 8
+  call 5
+  exit
+
+=== a pointer as a number, to a helper that is named by a register
+! refused 2 passes to mix as argument 2 r2
+  mov %r2, %r1
+  mov %r6, 5
+  callx %r6
+  exit

@@ -3,15 +3,19 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Cable } from '../../../src/vm/cable.js';
 import type { VhostUserNic } from '../../../src/vm/command-line.js';
 import { Program } from '../../link/program.js';
-import { Cable } from './cable.js';
 
 /** A NIC to be. */
 export interface Wish {
   readonly packed?: boolean;
   readonly offloads?: boolean;
+  /** False: chains take as many descriptors as they have buffers. */
+  readonly indirect?: boolean;
   readonly queues?: number;
+  /** Of both ends; default: Ethernet's. */
+  readonly mtu?: number;
   readonly listener?: 'qemu' | 'backend';
 }
 
@@ -48,7 +52,7 @@ export class Backend {
     const words = ['serve', '--vhost-user', this.socket, how, '--port', this.cable.port, '-v'];
     const program = new Program([...words, '--child-of', String(process.pid)]);
     this.#programs.push(program);
-    await this.cable.appear(program);
+    await this.cable.appear(program, this.#wish.mtu);
   }
 
   /** The process of now. */
@@ -56,10 +60,29 @@ export class Backend {
     return this.#programs.at(-1)!;
   }
 
+  /** Waits until the process of now has carried so many packets; also over when `other` is. */
+  async carries(packets: number, other: Promise<unknown>): Promise<void> {
+    let over = false;
+    void other.then(
+      () => (over = true),
+      () => (over = true),
+    );
+    for (let carried = 0; carried < packets && !over; ) {
+      const { queues } = await this.program.counters();
+      carried = queues.reduce((sum, queue) => sum + queue.packets, 0);
+    }
+  }
+
   /** What QEMU is to be told. */
   get nic(): VhostUserNic {
-    const { packed = false, offloads = true, queues = 1, listener = 'qemu' } = this.#wish;
-    const properties = [...(packed ? ['packed=on'] : []), ...(offloads ? [] : WITHOUT_OFFLOADS)];
+    const { packed = false, offloads = true, indirect = true } = this.#wish;
+    const { queues = 1, listener = 'qemu', mtu } = this.#wish;
+    const properties = [
+      ...(packed ? ['packed=on'] : []),
+      ...(offloads ? [] : WITHOUT_OFFLOADS),
+      ...(indirect ? [] : ['indirect_desc=off']),
+      ...(mtu === undefined ? [] : [`host_mtu=${mtu}`]),
+    ];
     const mac = '02:00:00:00:00:02';
     return { kind: 'vhost-user', socket: this.socket, listener, queues, mac, properties };
   }

@@ -3,35 +3,14 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { type TestContext, test } from 'node:test';
 import { countProcessFds, openFds } from '../../../src/linux/fd.js';
-import { cachedKernel, cachedQemu, findQemu, hasVfioUser, type Qemu } from '../../../src/vm/qemu.js';
+import { BUSYBOX } from '../../../src/vm/image.js';
+import { cachedKernel, hasVfioUser, type QemuName, qemuNamed } from '../../../src/vm/qemu.js';
 import { cannot } from '../../link/harness.js';
-import { BUSYBOX } from './image.js';
-
-/**
- * Two QEMUs, by the versions that this was written with. 7.2 stands for the one of this release, in $PATH; 11.1 for the newer one in the cache.
- *
- * ```
- *                            7.2                         11.1
- *   vhost-user               yes; MSI-X only with KVM    yes
- *   vfio-user                no                          yes
- *   migration, hot-plug      yes                         yes
- *   state of the backend     no                          yes (DEVICE_STATE)
- * ```
- */
-export type QemuName = '7.2' | '11.1';
 
 /** `npm run test:vm` asks for everything, `npm test` for a few. */
 export const LONG = process.env.POLYNIC_LONG === 'vm';
 
 export const QEMUS: readonly QemuName[] = ['7.2', '11.1'];
-
-const found = new Map<QemuName, Qemu>();
-
-export function qemuNamed(name: QemuName): Qemu {
-  const known = found.get(name) ?? findQemu(name === '7.2' ? undefined : (cachedQemu() ?? 'qemu-11'));
-  found.set(name, known);
-  return known;
-}
 
 export interface Needs {
   /** The QEMU has a vfio-user client. */
