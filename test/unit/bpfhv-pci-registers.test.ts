@@ -166,8 +166,15 @@ pciTest('contexts in no memory, across its end, not aligned: not taken', async m
 
 pciTest('what a guest provokes without end is not logged without end', async make => {
   const card = await make.card();
-  for (let i = 0; i < 1000; i++) await card.context(0, 8n);
-  assert.equal(card.log.length, 100);
+  for (let i = 0; i < 1000; i++) {
+    await card.context(0, 8n);
+    if (i % 50 === 0) await card.device.reset();
+  }
+  assert.equal(card.log.length, 100, 'nor when it resets its device');
+  await card.device.disconnect();
+  await card.device.setMemory([]);
+  await card.context(0, 8n);
+  assert.ok(card.log.length > 100, 'the next one’s are logged again');
 });
 
 pciTest('the program window: each program as it is in the object, zeros behind', async make => {

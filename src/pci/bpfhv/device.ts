@@ -176,6 +176,7 @@ export class BpfhvPciDevice implements PciFunction {
     const { parameters } = this.#nic;
     await this.#nic.disconnect();
     await this.#powerOn(parameters);
+    this.#registers.contracts.peerGone();
   }
 
   /** Ends the device. For when nobody uses it any more, and its NIC is about to be closed. */
