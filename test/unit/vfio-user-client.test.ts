@@ -198,6 +198,11 @@ for (const [what, answer, code] of [
     ({ id }: Asked) => hello(id, '{"capabilities":{"pgsizes":"4096"}}\0'),
     'VFIO_VERSION',
   ],
+  [
+    'no room for descriptors',
+    ({ id }: Asked) => hello(id, '{"capabilities":{"max_msg_fds":0}}\0'),
+    'VFIO_FDS',
+  ],
   ['a socket that was not asked for', ({ id }: Asked) => ({ bytes: hello(id), fds: [anFd()] }), 'VFIO_FDS'],
 ] as const) {
   leakTest(`a server that greets with ${what}: ${code}`, async () => {
