@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { loadObject } from '../../src/ebpf/elf.js';
 import { CTRL, PROGRAMS, REG, STATUS } from '../../src/guest/bpfhv/registers.js';
+import { BAR, PROGRAM_WINDOW_SIZE, REGISTERS_SIZE } from '../../src/guest/pci/bpfhv-numbers.js';
 import { drainEventFd, EventFd } from '../../src/linux/eventfd.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
-import { BAR, PROGRAM_WINDOW_SIZE, REGISTERS_SIZE } from '../../src/pci/bpfhv/layout.js';
 import { deviceType } from '../../src/ring/registry.js';
 import { type Card, get, memoryOf, pciTest, put, until } from './bpfhv-pci-rig.js';
 
