@@ -144,7 +144,7 @@ leakTest('the largest accesses, both ways, many at a time', async () => {
 /** A configuration space whose third capability is MSI-X's. */
 function configure(fn: NoteTakingFunction): void {
   const config = fn.bytes[REGION.CONFIG]!;
-  config[0x34] = 0x40;
+  [config[0x06], config[0x34]] = [0x10, 0x40];
   config.set([0x01, 0x50], 0x40);
   config.set([0x09, 0x60], 0x50);
   config.set([0x11, 0x00, 0x1f, 0x40], 0x60);
