@@ -119,7 +119,9 @@ export class BpfhvPci implements BpfhvTransport {
     this.#doorbells = each('doorbell');
     this.#interrupts = each('interrupt');
     this.#upgrade = EventFd.create('upgrade');
-    this.#watch = watchReadable(this.#upgrade.fd, () => this.#interrupted());
+    this.#watch = watchReadable(this.#upgrade.fd, () => {
+      if (this.#countInterrupt()) this.#interrupted();
+    });
     this.#watch.unref();
     this.#timer = setInterval(() => void this.#look(), lookMs);
     this.#timer.unref();
@@ -133,9 +135,9 @@ export class BpfhvPci implements BpfhvTransport {
     return this.#previews && (this.#status & STATUS.UPGRADE) !== 0 && !this.#fresh;
   }
 
-  /** An interrupt counts when it has come, whether or not the event loop has got to it. */
+  /** An interrupt counts when it has come, whether or not the event loop has got to it: then `onChange` comes later, as it would have. */
   get generation(): number {
-    this.#interrupted();
+    if (this.#countInterrupt()) setImmediate(() => this.#interrupted());
     return this.#generation;
   }
 
@@ -248,10 +250,15 @@ export class BpfhvPci implements BpfhvTransport {
     return this.#access;
   }
 
-  #interrupted(): void {
-    if (this.#closed || this.#upgrade.drain() === 0) return;
+  /** Whether an upgrade interrupt has come that nobody has counted. */
+  #countInterrupt(): boolean {
+    if (this.#closed || this.#upgrade.drain() === 0) return false;
     this.#generation++;
-    this.onChange();
+    return true;
+  }
+
+  #interrupted(): void {
+    if (!this.#closed) this.onChange();
   }
 
   async #look(): Promise<void> {
