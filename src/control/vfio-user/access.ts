@@ -147,12 +147,6 @@ export class VfioUserAccess implements PciAccess {
     this.#maps.delete(iova);
   }
 
-  async reset(): Promise<void> {
-    await orPciError(this.#client.reset());
-    // The eventfds are still connected, as after a reset by VFIO.
-    if (this.#connected) await this.#enableMsix(true);
-  }
-
   /** The server has answered that nothing is reached any more, unless it is gone. */
   async close(): Promise<void> {
     if (this.#closed) return;

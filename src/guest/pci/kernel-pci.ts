@@ -150,10 +150,6 @@ export class KernelPci implements PciAccess {
     this.#here(() => this.#group.unmap(iova, size));
   }
 
-  async reset(): Promise<void> {
-    this.#here(device => device.reset());
-  }
-
   async close(): Promise<void> {
     const state = this.#state;
     this.#state = 'closed';
