@@ -9,6 +9,7 @@
  * ```
  * Registers have 32 bits. A read of another width gives the bytes that lie there; of a write, each register counts that it covers as a whole.
  */
+import { BAR, isDoorbellSize, MIN_DOORBELL_SIZE } from '../../guest/pci/bpfhv-numbers.js';
 import { EventFd } from '../../linux/eventfd.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import { IRQ, REGION } from '../../linux/vfio-numbers.js';
@@ -17,7 +18,7 @@ import { ConfigSpace } from '../config-space.js';
 import type { PciFunction, RegionDoorbell, RegionShape } from '../function.js';
 import { Interrupts } from '../interrupts.js';
 import { dumpText, statusLine } from './dump.js';
-import { BAR, bpfhvShape, DOORBELL_WIDTH, MAX_DOORBELL_SIZE, MIN_DOORBELL_SIZE } from './layout.js';
+import { bpfhvShape, DOORBELL_WIDTH } from './layout.js';
 import { type DeviceNic, NicBackend } from './nic-backend.js';
 import { BpfhvRegisters } from './registers.js';
 
@@ -88,7 +89,7 @@ export class BpfhvPciDevice implements PciFunction {
    */
   static async create(options: BpfhvPciOptions): Promise<BpfhvPciDevice> {
     const { doorbellSize: size = MIN_DOORBELL_SIZE } = options;
-    if (!(size >= MIN_DOORBELL_SIZE && size <= MAX_DOORBELL_SIZE) || (size & (size - 1)) !== 0)
+    if (!isDoorbellSize(size))
       throw new RangeError(`doorbells of ${size} bytes: a power of two from 8 to 2^21 can be had`);
     const device = new BpfhvPciDevice(options);
     try {
@@ -175,6 +176,7 @@ export class BpfhvPciDevice implements PciFunction {
     }
     const { parameters } = this.#nic;
     await this.#nic.disconnect();
+    this.#registers.contracts.peerGone();
     await this.#powerOn(parameters);
   }
 
