@@ -14,6 +14,7 @@ import { PCI_NET_FEATURE as P } from '../../src/guest/pci/virtio-numbers.js';
 import { probeVirtioNet, VirtioPci } from '../../src/guest/pci/virtio-pci.js';
 import { VirtioDriver } from '../../src/guest/virtio/driver.js';
 import { virtioRamSize } from '../../src/guest/virtio/queues.js';
+import { EventFd, signalEventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
 import { REGION } from '../../src/linux/vfio-numbers.js';
@@ -352,5 +353,25 @@ test('a card that answers nothing, or says no', { timeout: 60_000 }, async () =>
   assert.equal(slot.offer, null);
   await assert.rejects(slot.stop(), { code: 'PCI_GONE' });
   await slot.close();
+  ram.close();
+});
+
+test('the doorbells of a card that is gone are not rung for the next one', async () => {
+  const ram = new GuestRam(window, 1 << 20);
+  const slot = new VirtioPci({ window, ram, queuePairs: 1 });
+  const bell = EventFd.create('doorbell');
+  const [first, second] = [new FakeCard(), new FakeCard()];
+  first.own = new Map([[0x3000, bell.owner]]);
+  for (const [card, rung] of [
+    [first, 1],
+    [second, 0],
+  ] as const) {
+    await slot.plug(card, await probeVirtioNet(card));
+    signalEventFd(slot.kick(1));
+    assert.equal(bell.drain(), rung);
+    card.pull();
+  }
+  await slot.close();
+  bell.close();
   ram.close();
 });

@@ -12,7 +12,6 @@
  * Eventfds and memory are the slot's and outlive functions. No interrupt tells of the link, or of a device that answers no more: STATUS is looked at now and then.
  */
 import { EventFd } from '../../linux/eventfd.js';
-import { replaceFd } from '../../linux/fd.js';
 import { REGION } from '../../linux/vfio-numbers.js';
 import { type Watch, watchReadable } from '../../linux/watch.js';
 import { type DeviceSizes, readSizes } from '../bpfhv/contract.js';
@@ -21,6 +20,7 @@ import type { BpfhvTransport } from '../bpfhv/transport.js';
 import type { GuestRam } from '../guest-ram.js';
 import { type PciAccess, PciError } from './access.js';
 import { vendorCapability } from './capabilities.js';
+import { wireDoorbell } from './doorbell.js';
 
 const BPFHV_ID = 0x000e_1b36;
 const CONFIG_SIZE = 256;
@@ -157,11 +157,8 @@ export class BpfhvPci implements BpfhvTransport {
     await access.map(this.#memory);
     await access.connect([...this.#interrupts, this.#upgrade].map(({ owner }) => owner));
     for (const [queue, { owner }] of this.#doorbells.entries()) {
-      const offset = queue * doorbellSize;
-      const own = access.doorbell?.(REGION.BAR1, offset);
-      using fresh = EventFd.create(owner.name); // what it stood for before may be another function's
-      replaceFd(owner, own ?? fresh.owner);
-      if (!own) await access.wire(REGION.BAR1, offset, queue, 4, owner);
+      const bell = { region: REGION.BAR1, offset: queue * doorbellSize, value: queue, size: 4 } as const;
+      await wireDoorbell(access, bell, owner);
     }
     if (gone) throw gone;
     this.#access = access;

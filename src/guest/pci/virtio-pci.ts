@@ -11,7 +11,6 @@
  * other would take them for the machine's memory.
  */
 import { EventFd } from '../../linux/eventfd.js';
-import { replaceFd } from '../../linux/fd.js';
 import type { Window } from '../../memory/window.js';
 import { MAX_QUEUE_PAIRS } from '../../nic/limits.js';
 import { NET_FEATURE } from '../../nic/virtio-offers.js';
@@ -19,6 +18,7 @@ import { VIRTIO_FEATURE as F } from '../../ring/virtio/features.js';
 import type { GuestRam } from '../guest-ram.js';
 import type { RingPlace, VirtioOffer, VirtioTransport } from '../virtio/transport.js';
 import { type PciAccess, PciError } from './access.js';
+import { wireDoorbell } from './doorbell.js';
 import { COMMAND_RING, CommandQueue } from './virtio-command.js';
 import { COMMON, NET_CONFIG, NO_VECTOR, PCI_NET_FEATURE as P, STATUS } from './virtio-numbers.js';
 import { findPlaces, notVirtio, type VirtioPlaces } from './virtio-places.js';
@@ -130,7 +130,14 @@ export class VirtioPci implements VirtioTransport {
     };
     await access.map(this.#memory);
     await access.connect(this.#calls.slice(0, 2 * queuePairs).map(({ owner }) => owner));
-    for (let ring = 0; ring < 2 * queuePairs; ring++) await this.#wire(plugged, ring);
+    for (let ring = 0; ring < 2 * queuePairs; ring++) {
+      const { bar: region, offset } = found.notifications[ring]!;
+      await wireDoorbell(
+        access,
+        { region, offset, value: ring, size: NOTIFY_SIZE },
+        this.#kicks[ring]!.owner,
+      );
+    }
     if (gone) throw gone;
     this.#plugged = plugged;
     this.onChange();
@@ -183,15 +190,6 @@ export class VirtioPci implements VirtioTransport {
   #here(): Plugged {
     if (!this.#plugged) throw new PciError('PCI_GONE', 'there is no device');
     return this.#plugged;
-  }
-
-  /** Has signals of a ring's doorbell reach the device. */
-  async #wire({ access, found }: Plugged, ring: number): Promise<void> {
-    const { owner } = this.#kicks[ring]!;
-    const { bar, offset } = found.notifications[ring]!;
-    const own = access.doorbell?.(bar, offset);
-    if (own) replaceFd(owner, own);
-    else await access.wire(bar, offset, ring, NOTIFY_SIZE, owner);
   }
 
   /** The control queue, for the number of pairs. */
