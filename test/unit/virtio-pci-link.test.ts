@@ -297,6 +297,7 @@ class FakeCard extends RegisterFile {
   override async write(_region: number, offset: number, value: number): Promise<void> {
     this.here();
     if (offset === 0) this.#half = value;
+    if (offset === 26) this.values.set(26, value); // the vector of whichever queue
     if (offset === 20) this.values.set(20, (value & ~this.refused) | this.stuck);
   }
 }
@@ -355,6 +356,40 @@ test('a card that answers nothing, or says no', { timeout: 60_000 }, async () =>
   await slot.close();
   ram.close();
 });
+
+for (const how of ['is pulled out', 'does not reset itself'] as const) {
+  test(`a card that answers no command, and ${how}: nothing of the queue is kept or looked at`, {
+    timeout: 60_000,
+  }, async t => {
+    const ram = new GuestRam(window, 1 << 20);
+    const slot = new VirtioPci({ window, ram, queuePairs: 2 });
+    const card = new FakeCard();
+    card.vectors = 5;
+    card.values.set(18, 5);
+    card.offers(F.VERSION_1 | F.ACCESS_PLATFORM | NET_FEATURE.MQ | P.CTRL_VQ, 2);
+    await slot.plug(card, await probeVirtioNet(card));
+    const areas = { descriptor: 0n, driver: 0n, device: 0n };
+    const rings = [0, 1, 2, 3].map(index => ({ index, num: 64, base: 0, areas }));
+    const started = slot.start(F.VERSION_1 | NET_FEATURE.MQ, rings);
+    if (how === 'is pulled out') {
+      const refused = assert.rejects(started, { code: 'PCI_GONE' });
+      await eventually(() => ram.live === 1);
+      card.pull();
+      assert.equal(ram.live, 0);
+      ram.allocate(4096); // the same memory, for something else
+      await refused;
+    } else {
+      let clock = 0;
+      t.mock.method(performance, 'now', () => (clock += 1000));
+      await assert.rejects(started, { code: 'PCI_DEVICE', message: /does not answer/ });
+      card.stuck = 8;
+      await assert.rejects(slot.stop(), { code: 'PCI_DEVICE', message: /does not reset/ });
+      assert.equal(ram.live, 0);
+    }
+    await slot.close();
+    ram.close();
+  });
+}
 
 test('the doorbells of a card that is gone are not rung for the next one', async () => {
   const ram = new GuestRam(window, 1 << 20);

@@ -123,10 +123,10 @@ export class VirtioPci implements VirtioTransport {
       ...{ access, found, offer, commands: null },
       registers: new VirtioRegisters(access, found.places),
     };
-    let gone: Error | null = null;
+    let lost: Error | null = null;
     access.onGone = reason => {
-      gone = reason ?? new PciError('PCI_GONE', 'the device is gone');
-      this.#lose(plugged, gone);
+      lost = reason ?? gone();
+      this.#lose(plugged, lost);
     };
     await access.map(this.#memory);
     await access.connect(this.#calls.slice(0, 2 * queuePairs).map(({ owner }) => owner));
@@ -138,7 +138,7 @@ export class VirtioPci implements VirtioTransport {
         this.#kicks[ring]!.owner,
       );
     }
-    if (gone) throw gone;
+    if (lost) throw lost;
     this.#plugged = plugged;
     this.onChange();
   }
@@ -157,9 +157,11 @@ export class VirtioPci implements VirtioTransport {
 
   async stop(): Promise<void> {
     const plugged = this.#here();
-    await plugged.registers.reset();
-    plugged.commands?.close();
-    plugged.commands = null;
+    try {
+      await plugged.registers.reset();
+    } finally {
+      closeCommands(plugged); // a device that does not reset itself is given up
+    }
   }
 
   kick(ring: number): number {
@@ -177,7 +179,7 @@ export class VirtioPci implements VirtioTransport {
     try {
       await plugged?.access.unmap(this.#memory.iova, this.#memory.size);
     } finally {
-      plugged?.commands?.close();
+      if (plugged) closeCommands(plugged);
       for (const eventfd of [...this.#kicks, ...this.#calls]) eventfd.close();
     }
   }
@@ -188,30 +190,41 @@ export class VirtioPci implements VirtioTransport {
   }
 
   #here(): Plugged {
-    if (!this.#plugged) throw new PciError('PCI_GONE', 'there is no device');
+    if (!this.#plugged) throw gone();
     return this.#plugged;
   }
 
   /** The control queue, for the number of pairs. */
   async #makeCommands(plugged: Plugged, packed: boolean): Promise<void> {
     const { registers, found } = plugged;
-    plugged.commands?.close();
+    closeCommands(plugged);
+    if (plugged !== this.#plugged) throw gone();
     plugged.commands = new CommandQueue(this.#options.window, this.ram, packed);
     await registers.enable(found.control!.index, COMMAND_RING, plugged.commands.areas, NO_VECTOR);
   }
 
   async #setPairs({ access, commands, found }: Plugged, pairs: number): Promise<void> {
+    if (!commands) throw gone();
     const { index, notification } = found.control!;
     const { bar, offset } = notification;
     const ring = () => access.write(bar, offset, index, NOTIFY_SIZE);
-    await commands!.send(Uint8Array.of(...SET_PAIRS, pairs, 0), ring);
+    await commands.send(Uint8Array.of(...SET_PAIRS, pairs, 0), ring);
   }
 
   #lose(plugged: Plugged, reason: Error): void {
     if (plugged !== this.#plugged) return;
     this.#plugged = null;
-    plugged.commands?.close();
+    closeCommands(plugged);
     this.onChange();
     this.onGone(reason);
   }
+}
+
+function closeCommands(plugged: Plugged): void {
+  plugged.commands?.close();
+  plugged.commands = null;
+}
+
+function gone(): PciError {
+  return new PciError('PCI_GONE', 'there is no device');
 }
