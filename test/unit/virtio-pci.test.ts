@@ -5,6 +5,7 @@ import { signalEventFd } from '../../src/linux/eventfd.js';
 import { eventually } from '../../src/linux/testing.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
 import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
+import { VirtioNetFunction } from '../../src/pci/virtio/index.js';
 import { LEGACY } from '../../src/pci/virtio/numbers.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { GuestRings } from './guest-rings.js';
@@ -152,6 +153,16 @@ pciTest('the largest packet is said where it is known', async start => {
   assert.equal(await rig.read(BAR.MODERN, AT.DEVICE + 10, 2), 9000);
   await rig.drive({ accept: F.VERSION_1 | NET_FEATURE.MTU });
   assert.match(rig.nic.dump(), /MTU 9000/);
+});
+
+pciTest('queues are no longer than the NIC can have them', async start => {
+  const limits = { queuePairs: 1, bufs: 100 };
+  const rig = await start({ nicOptions: { limits } });
+  assert.equal(await rig.get(COMMON.QUEUE_SIZE, 2), 64);
+  for (const queueSize of [128, 96, 0, 0.5, Number.NaN]) {
+    const options = { nic: rig.nic, window, mac: MAC, queueSize };
+    assert.throws(() => new VirtioNetFunction(options), { name: 'RangeError', message: /at most 100/ });
+  }
 });
 
 pciTest('queues: registers of each, and of one that there is not', async start => {

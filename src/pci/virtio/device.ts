@@ -33,7 +33,7 @@ export interface VirtioNetOptions {
   readonly mac: Uint8Array;
   /** The guest is told the largest packet; default: it is not, and takes 1500. */
   readonly mtu?: number | undefined;
-  /** Descriptors of each queue at most: a power of two, no more than the NIC's limit. Default 256. */
+  /** Descriptors of each queue at most: a power of two, no more than the NIC's limit. Default 256, or that limit. */
   readonly queueSize?: number;
   /** Feature bits that the guest is not offered, though they could be had: packed rings, for example. */
   readonly withhold?: bigint;
@@ -51,7 +51,6 @@ const OWN = Object.values(P).reduce((all, one) => all | one, 0n);
 /** Of no meaning to drivers that follow the standard. */
 const LEGACY_ONLY = F.ANY_LAYOUT;
 const WORD = 0xffff_ffffn;
-const DEFAULT_QUEUE_SIZE = 256;
 
 export class VirtioNetDevice {
   readonly nic: VirtioNic;
@@ -73,8 +72,8 @@ export class VirtioNetDevice {
   #status = 0;
   #warnings = 0;
 
-  constructor(options: VirtioNetOptions, interrupts: Interrupts) {
-    const { nic, window, mac, mtu = 0, queueSize = DEFAULT_QUEUE_SIZE, name = 'virtio-net' } = options;
+  constructor(options: VirtioNetOptions & { queueSize: number }, interrupts: Interrupts) {
+    const { nic, window, mac, mtu = 0, queueSize, name = 'virtio-net' } = options;
     const hidden = NOT_OFFERED | (options.withhold ?? 0n);
     this.nic = nic;
     this.#options = options;

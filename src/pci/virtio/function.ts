@@ -29,6 +29,7 @@ import { BarWindow, structureCapability } from './capabilities.js';
 import { commonRegisters } from './common-config.js';
 import { VirtioNetDevice, type VirtioNetOptions } from './device.js';
 import { LEGACY_SIZE, LegacyBlock } from './legacy-block.js';
+import { queueSizeOf } from './device-queue.js';
 import { CLASS_ETHERNET } from './numbers.js';
 import { type Register, readRegisters, writeRegisters } from './register-block.js';
 
@@ -69,7 +70,9 @@ export class VirtioNetFunction implements PciFunction {
   readonly #common: readonly Register[];
 
   constructor(options: VirtioNetFunctionOptions) {
+  /** Throws RangeError for a `queueSize` that can't be had. */
     const { nic, transitional = false, msix: withMsix = true, name = 'virtio-net' } = options;
+    const queueSize = queueSizeOf(options.nic, options.queueSize);
     const queues = 2 * nic.queuePairs + 1;
     const vectors = withMsix ? queues + 1 : 0;
     const msix = msixLayout(vectors);
@@ -105,7 +108,7 @@ export class VirtioNetFunction implements PciFunction {
     this.regions = this.#config.regions;
     this.#interrupts = new Interrupts({ config: this.#config, vectors, intx: true, name });
     this.irqs = this.#interrupts.counts;
-    this.device = new VirtioNetDevice(options, this.#interrupts);
+    this.device = new VirtioNetDevice({ ...options, queueSize }, this.#interrupts);
     this.#interrupts.msix.onTarget = () => this.device.retarget();
     this.#legacy = transitional ? new LegacyBlock(this.device) : null;
     this.#common = commonRegisters(this.device);
