@@ -554,6 +554,20 @@ pciTest('doorbells: eventfds in place of notifications', async start => {
   await eventually(() => rig.packets(1) === 3);
 });
 
+pciTest(
+  "a reset that fails is the log's, not the host's who has written what the guest wants",
+  async (start, t) => {
+    const rig = await start();
+    let express = await rig.read(REGION.CONFIG, 0x34, 1);
+    while ((await rig.read(REGION.CONFIG, express, 1)) !== 0x10)
+      express = await rig.read(REGION.CONFIG, express + 1, 1);
+    const broken = t.mock.method(rig.nic, 'reset', () => Promise.reject(new Error('worn out')));
+    await rig.write(REGION.CONFIG, express + 8, 0x8000, 2);
+    broken.mock.restore();
+    assert.deepEqual(rig.log, ['warn: the function can not be reset: worn out']);
+  },
+);
+
 pciTest('a reset through PCI Express, and a host that goes and comes back', async start => {
   const rig = await start({ portSpec: 'source' });
   let express = await rig.read(REGION.CONFIG, 0x34, 1);

@@ -209,6 +209,11 @@ export class VirtioNetDevice {
     this.signals.reset();
   }
 
+  /** Says something about the guest, if not too much has been said about it already. */
+  warn(message: string): void {
+    if (this.#warnings++ < MAX_WARNINGS) this.#options.log?.('warn', message);
+  }
+
   /** Its host is gone, as the NIC was told: another one may come. */
   forgive(): void {
     this.#warnings = 0;
@@ -233,7 +238,7 @@ export class VirtioNetDevice {
   #agree(): void {
     const foreign = this.#accepted & ~this.offer;
     if (foreign !== 0n || (this.#accepted & F.VERSION_1) === 0n) {
-      this.#warn(`the guest's features 0x${this.#accepted.toString(16)} are refused`);
+      this.warn(`the guest's features 0x${this.#accepted.toString(16)} are refused`);
       return;
     }
     this.#features = this.#accepted;
@@ -278,7 +283,7 @@ export class VirtioNetDevice {
         command,
       );
     } catch (error) {
-      this.#warn(`a command of the guest failed: ${(error as Error).message}`);
+      this.warn(`a command of the guest failed: ${(error as Error).message}`);
       return false;
     }
   }
@@ -289,12 +294,8 @@ export class VirtioNetDevice {
 
   /** Nothing but a reset helps. */
   #broke(error: Error): void {
-    this.#warn(`the guest has to reset its device: ${error.message}`);
+    this.warn(`the guest has to reset its device: ${error.message}`);
     this.#status |= STATUS.NEEDS_RESET;
     this.#configChanged();
-  }
-
-  #warn(message: string): void {
-    if (this.#warnings++ < MAX_WARNINGS) this.#options.log?.('warn', message);
   }
 }

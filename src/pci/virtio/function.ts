@@ -22,14 +22,15 @@ import { REGION } from '../../linux/vfio-numbers.js';
 import type { MemoryRegionSpec } from '../../nic/control.js';
 import { expressCapability, msixCapability } from '../capabilities.js';
 import { ConfigSpace } from '../config-space.js';
+import { writeConfig } from '../config-writes.js';
 import type { PciFunction, RegionDoorbell, RegionShape } from '../function.js';
 import { Interrupts } from '../interrupts.js';
 import { msixLayout } from '../msix.js';
 import { BarWindow, structureCapability } from './capabilities.js';
 import { commonRegisters } from './common-config.js';
 import { VirtioNetDevice, type VirtioNetOptions } from './device.js';
-import { LEGACY_SIZE, LegacyBlock } from './legacy-block.js';
 import { queueSizeOf } from './device-queue.js';
+import { LEGACY_SIZE, LegacyBlock } from './legacy-block.js';
 import { CLASS_ETHERNET } from './numbers.js';
 import { type Register, readRegisters, writeRegisters } from './register-block.js';
 
@@ -69,10 +70,10 @@ export class VirtioNetFunction implements PciFunction {
   readonly #legacy: LegacyBlock | null;
   readonly #common: readonly Register[];
 
-  constructor(options: VirtioNetFunctionOptions) {
   /** Throws RangeError for a `queueSize` that can't be had. */
-    const { nic, transitional = false, msix: withMsix = true, name = 'virtio-net' } = options;
+  constructor(options: VirtioNetFunctionOptions) {
     const queueSize = queueSizeOf(options.nic, options.queueSize);
+    const { nic, transitional = false, msix: withMsix = true, name = 'virtio-net' } = options;
     const queues = 2 * nic.queuePairs + 1;
     const vectors = withMsix ? queues + 1 : 0;
     const msix = msixLayout(vectors);
@@ -209,8 +210,16 @@ export class VirtioNetFunction implements PciFunction {
 
   async #writeConfig(offset: number, bytes: Uint8Array): Promise<void> {
     const config = this.#config;
-    if (config.write(offset, bytes)) return this.reset();
-    await this.#interrupts.followConfig();
+    const wasReset = await writeConfig(
+      {
+        ...{ config, interrupts: this.#interrupts },
+        reset: () => this.reset(),
+        warn: message => this.device.warn(message),
+      },
+      offset,
+      bytes,
+    );
+    if (wasReset) return;
     await this.device.retarget();
     const place = this.#window.meets(config, offset, bytes.length) ? this.#window.place(config) : null;
     if (place) await this.write(place.bar, place.offset, this.#window.read(config, place.length));
