@@ -53,13 +53,14 @@ export interface VirtioNicOptions extends WorkersOptions {
 
 export class VirtioNic implements VhostControl {
   readonly queuePairs: number;
+  /** Descriptors that a ring can have. */
+  readonly maxBufs: number;
   readonly #options: VirtioNicOptions;
   readonly #host: VirtioHost;
   readonly #workers: Workers;
   readonly #stage: Stage;
   readonly #rings: VirtioRings;
   readonly #offered: bigint;
-  readonly #maxBufs: number;
   #tail: Promise<unknown> = Promise.resolve();
   #warnings = 0;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
@@ -79,7 +80,7 @@ export class VirtioNic implements VhostControl {
     );
     this.#rings = new VirtioRings({ host: this.#host, workers, stage: this.#stage, queuePairs, say });
     this.#offered = offer(offloads, queuePairs) & ~(packed ? 0n : VIRTIO_FEATURE.RING_PACKED);
-    this.#maxBufs = limits?.bufs ?? MAX_BUFS;
+    this.maxBufs = limits?.bufs ?? MAX_BUFS;
     workers.onFailure = error => this.onFailure(error);
     workers.onMiss = (queue, lacks) => void this.#exclusive(() => this.#rings.missed(queue, lacks));
   }
@@ -189,10 +190,10 @@ export class VirtioNic implements VhostControl {
   setVringSize(index: number, num: number): Promise<void> {
     return this.#exclusive(async () => {
       const ring = this.#rings.at(index);
-      if (num === 0 || num > this.#maxBufs) {
+      if (num === 0 || num > this.maxBufs) {
         throw new NicError(
           'NIC_PARAMETERS',
-          `ring ${index}: ${num} descriptors, 1 to ${this.#maxBufs} can be had`,
+          `ring ${index}: ${num} descriptors, 1 to ${this.maxBufs} can be had`,
         );
       }
       await this.#rings.rearrange(only(ring), () => {

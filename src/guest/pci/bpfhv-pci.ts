@@ -12,7 +12,6 @@
  * Eventfds and memory are the slot's and outlive functions. No interrupt tells of the link, or of a device that answers no more: STATUS is looked at now and then.
  */
 import { EventFd } from '../../linux/eventfd.js';
-import { replaceFd } from '../../linux/fd.js';
 import { REGION } from '../../linux/vfio-numbers.js';
 import { type Watch, watchReadable } from '../../linux/watch.js';
 import { type DeviceSizes, readSizes } from '../bpfhv/contract.js';
@@ -32,6 +31,7 @@ import {
   SIGNATURE_VERSION,
 } from './bpfhv-numbers.js';
 import { vendorCapability } from './capabilities.js';
+import { wireDoorbell } from './doorbell.js';
 
 const CONFIG_SIZE = 256;
 const ALL_ONES = 0xffff_ffff;
@@ -167,11 +167,8 @@ export class BpfhvPci implements BpfhvTransport {
     await access.map(this.#memory);
     await access.connect([...this.#interrupts, this.#upgrade].map(({ owner }) => owner));
     for (const [queue, { owner }] of this.#doorbells.entries()) {
-      const offset = queue * doorbellSize;
-      const own = access.doorbell?.(BAR.DOORBELLS, offset);
-      using fresh = EventFd.create(owner.name); // what it stood for before may be another function's
-      replaceFd(owner, own ?? fresh.owner);
-      if (!own) await access.wire(BAR.DOORBELLS, offset, queue, 4, owner);
+      const bell = { region: BAR.DOORBELLS, offset: queue * doorbellSize, value: queue, size: 4 } as const;
+      await wireDoorbell(access, bell, owner);
     }
     if (gone) throw gone;
     this.#access = access;

@@ -15,6 +15,7 @@ import type { OwnedFd } from '../../linux/fd.js';
 import { IRQ, REGION } from '../../linux/vfio-numbers.js';
 import type { MemoryRegionSpec, NicParameters } from '../../nic/control.js';
 import { ConfigSpace } from '../config-space.js';
+import { type ConfiguredFunction, writeConfig } from '../config-writes.js';
 import type { PciFunction, RegionDoorbell, RegionShape } from '../function.js';
 import { Interrupts } from '../interrupts.js';
 import { dumpText, statusLine } from './dump.js';
@@ -137,8 +138,8 @@ export class BpfhvPciDevice implements PciFunction {
       case BAR.MSIX:
         return this.#interrupts.msix.write(offset, bytes);
       case REGION.CONFIG:
-        if (this.#config.write(offset, bytes)) return this.#resetByGuest();
-        return this.#interrupts.followConfig();
+        await writeConfig(this.#configured, offset, bytes);
+        break;
       default: // nothing can be written there
     }
   }
@@ -187,12 +188,12 @@ export class BpfhvPciDevice implements PciFunction {
     for (const kick of this.#kicks) kick.close();
   }
 
-  async #resetByGuest(): Promise<void> {
-    try {
-      await this.reset();
-    } catch (error) {
-      this.#log('error', `the function can not be reset: ${(error as Error).message}`);
-    }
+  get #configured(): ConfiguredFunction {
+    return {
+      ...{ config: this.#config, interrupts: this.#interrupts },
+      reset: () => this.reset(),
+      warn: message => this.#log('error', message),
+    };
   }
 
   /** All state as a guest first finds it, with so many queues and buffers. For a NIC that does not run. */
