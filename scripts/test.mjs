@@ -1,7 +1,8 @@
-// Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak`, `test.mjs hostile` and `test.mjs vm` the long ones of that folder;
-// `test.mjs vm brief` is a few of those; any other argument is a part of a file's path: `test.mjs pcap`. Files that fail are run once more, one at a time: see below.
+// Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak`, `test.mjs hostile` and `test.mjs vm` the long ones of that folder, and
+// those of other folders that have a long setting of that kind; `test.mjs vm brief` is a few of those; any other argument is a part of a file's path:
+// `test.mjs pcap`. Files that fail are run once more, one at a time: see below.
 import { spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
@@ -22,11 +23,14 @@ if (process.env.CI || process.env.POLYNIC_SETUP === '1') {
   if (status !== 0) process.exit(status ?? 1);
 }
 
+/** Whether a test says that it can be longer: it compares POLYNIC_LONG with that word. */
+const hasLongSetting = name => readFileSync(join(root, name), 'utf8').includes(`POLYNIC_LONG === '${long}'`);
+
 const files = ['dist/src', 'dist/test']
   .flatMap(folder => readdirSync(join(root, folder), { recursive: true }).map(name => join(folder, name)))
   .filter(name => name.endsWith('.test.js'))
-  .filter(name => ['soak', 'vm'].every(kind => name.includes(`/test/${kind}/`) === (long === kind)))
-  .filter(name => long === undefined || name.includes(`/test/${long}/`))
+  .filter(name => ['soak', 'vm'].every(kind => long === kind || !name.includes(`/test/${kind}/`)))
+  .filter(name => long === undefined || name.includes(`/test/${long}/`) || hasLongSetting(name))
   .filter(name => parts.every(part => name.includes(part)))
   .sort();
 if (files.length === 0) {
