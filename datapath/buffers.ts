@@ -14,12 +14,12 @@ export function bufferAt(driver: usize, index: u32): usize {
   return <usize>load<u32>(driver, L.DRIVER_BUFFERS) + <usize>index * load<u32>(driver, L.DRIVER_STRIDE);
 }
 
-/** Entry `i` of the context's buffers. */
-export function setBuffer(context: usize, i: u32, cookie: u32, paddr: u64, vaddr: usize, length: u32): void {
+/** Entry `i` of the context's buffers. The device reads it: our own addresses are none of its business. */
+export function setBuffer(context: usize, i: u32, cookie: u32, gpa: u64, length: u32): void {
   const buf = context + L.CTX_BUFS + <usize>i * L.BUF_SIZE;
   store<u64>(buf, cookie, L.BUF_COOKIE);
-  store<u64>(buf, paddr, L.BUF_PADDR);
-  store<u64>(buf, vaddr, L.BUF_VADDR);
+  store<u64>(buf, gpa, L.BUF_PADDR);
+  store<u64>(buf, gpa, L.BUF_VADDR);
   store<u32>(buf, length, L.BUF_LEN);
 }
 
@@ -38,7 +38,7 @@ export function lend(driver: usize, context: usize, at: usize, freeCount: u32, l
     const index = load<u32>(at);
     store<u32>(at, load<u32>(top));
     const part = used == last ? length : min(length, room);
-    setBuffer(context, used++, index, gpa + <u64>index * stride, bufferAt(driver, index), part);
+    setBuffer(context, used++, index, gpa + <u64>index * stride, part);
     store<u8>(owner + index, L.OWNER_DEVICE);
     length -= part;
   } while (length != 0);

@@ -93,7 +93,7 @@ export function driver_tx_publish(driver: usize, batch: usize, n: u32): i32 {
     let used: u32 = 1;
     if (perFrame == 1) {
       const index = load<u32>(free + ((<usize>(freeCount - 1)) << 2));
-      setBuffer(context, 0, index, gpa + <u64>index * stride, bufferAt(driver, index), length);
+      setBuffer(context, 0, index, gpa + <u64>index * stride, length);
       store<u8>(owner + index, L.OWNER_DEVICE);
     } else {
       used = lend(driver, context, next, freeCount, length);
@@ -151,7 +151,7 @@ export function driver_rx_refill(driver: usize): i32 {
     if (n == 0) break;
     for (let i: u32 = 0; i < n; i++) {
       const index = load<u32>(free + ((<usize>(freeCount - 1 - i)) << 2));
-      setBuffer(context, i, index, gpa + <u64>index * stride, bufferAt(driver, index), room);
+      setBuffer(context, i, index, gpa + <u64>index * stride, room);
       store<u8>(owner + index, L.OWNER_DEVICE);
     }
     store<u32>(context, n, L.CTX_NUM_BUFS);

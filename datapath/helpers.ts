@@ -1,4 +1,7 @@
-/** Helpers that programs call (docs/bpfhv.md, "Helpers"). Pointers to memory have been checked by whoever runs the program. */
+/**
+ * Helpers that programs call (docs/bpfhv.md, "Helpers"). Pointers to memory have been checked by whoever runs the program. What a helper is to write it
+ * writes when it fails, too: to the verifier those bytes are numbers from then on, and it may have been a pointer that was there.
+ */
 import { batchAtHand, deliver, driverAtHand, packetAtHand, setPacket } from './active';
 import { addBuffer, beginFrame, endFrame, hasRoom } from './batch';
 import { fault } from './books';
@@ -36,13 +39,17 @@ export function helper_rx_pkt_alloc(context: u64): i64 {
   }
   setPacket(frame);
   endFrame(batch, frame, 0);
-  store<u64>(at, <u64>frame, L.CTX_PACKET);
+  store<u64>(at, load<u32>(batch, L.BATCH_COUNT), L.CTX_PACKET); // a handle: where it lies is nobody else's business
   return 0;
 }
 
 /** pkt_l4_csum_md_get(ctx, u16 *start, u16 *offset): 1 when the checksum is still to be computed. */
 export function helper_csum_get(_context: u64, start: u64, offset: u64): i64 {
-  if (packetAtHand() == 0) return EINVAL;
+  if (packetAtHand() == 0) {
+    store<u16>(<usize>start, 0);
+    store<u16>(<usize>offset, 0);
+    return EINVAL;
+  }
   const header = headerAtHand();
   store<u16>(<usize>start, load<u16>(header, 6));
   store<u16>(<usize>offset, load<u16>(header, 8));
@@ -61,7 +68,10 @@ export function helper_csum_set(_context: u64, start: u64, offset: u64): i64 {
 
 /** pkt_virtio_net_md_get(ctx, hdr *): copies the 10-byte header out; 1 when the checksum is still to be computed. */
 export function helper_vnet_get(_context: u64, to: u64): i64 {
-  if (packetAtHand() == 0) return EINVAL;
+  if (packetAtHand() == 0) {
+    memory.fill(<usize>to, 0, 10);
+    return EINVAL;
+  }
   const header = headerAtHand();
   memory.copy(<usize>to, header, 10);
   return load<u8>(header) & 1;
@@ -85,14 +95,17 @@ export function helper_meta_set(_context: u64, stamp: u64, mark: u64): i64 {
   return 0;
 }
 
-/** rx|tx_buf_dma_map(ctx, vaddr, len, u64 *paddr): 0, or -ENOMEM for what is no buffer of this queue. */
+/**
+ * rx|tx_buf_dma_map(ctx, vaddr, len, u64 *paddr): 0, or -ENOMEM for what is no buffer of this queue. Buffers have their guest physical addresses
+ * for virtual ones.
+ */
 export function helper_dma_map(_context: u64, vaddr: u64, length: u64, paddr: u64): i64 {
   const driver = driverAtHand();
-  const first = <u64>load<u32>(driver, L.DRIVER_BUFFERS);
   const size = <u64>load<u32>(driver, L.DRIVER_STRIDE) * load<u32>(driver, L.DRIVER_NUM);
-  const offset = vaddr - first;
-  if (offset >= size || length > size - offset) return ENOMEM;
-  store<u64>(<usize>paddr, load<u64>(driver, L.DRIVER_BUFFERS_GPA) + offset);
+  const offset = vaddr - load<u64>(driver, L.DRIVER_BUFFERS_GPA);
+  const inside = offset < size && length <= size - offset;
+  store<u64>(<usize>paddr, inside ? vaddr : 0);
+  if (!inside) return ENOMEM;
   return 0;
 }
 

@@ -108,6 +108,7 @@ export const FAULT_NONE = 0;
 export const FAULT_INDEX = 1; // the guest's producer index is ahead by more than the ring holds
 export const FAULT_COMPLETION = 2; // guest side: a completion for a buffer that is not posted, or too long
 export const FAULT_PROGRAM = 3; // guest side: a program returned an error or broke the calling convention
+export const FAULT_MEMORY = 4; // device side: buffers can't be brought into the window
 
 // --- Virtqueue, device side (datapath/virtq.ts): a queue whose ring is three areas of guest memory. QUEUE_RING is the descriptor area. A position,
 // such as QUEUE_CONS, is a free-running 16-bit index (split), or an index plus the size of the ring while the wrap counter is 0 (packed).

@@ -136,7 +136,16 @@ export function bufferAt(frame: usize, b: u32): usize {
 }
 
 export function bufferLength(frame: usize, b: u32): u32 {
-  return <u32>load<u64>(<usize>load<u32>(frame, L.FRAME_IOV) + (<usize>b + 1) * L.IOVEC_SIZE, L.IOVEC_LENGTH);
+  return <u32>load<u64>(iovec(frame, b), L.IOVEC_LENGTH);
+}
+
+/** The buffer's address in this process. */
+export function bufferFlat(frame: usize, b: u32): u64 {
+  return load<u64>(iovec(frame, b), L.IOVEC_BASE);
+}
+
+function iovec(frame: usize, b: u32): usize {
+  return <usize>load<u32>(frame, L.FRAME_IOV) + (<usize>b + 1) * L.IOVEC_SIZE;
 }
 
 /** Window address of the byte at `offset` of the frame, which is shorter than its buffers. */

@@ -19,7 +19,8 @@
  */
 import { addBuffer, beginFrame, clear, endFrame, frameAt, hasRoom } from './batch';
 import * as L from './layout';
-import { bufferAt, bufferLength, inWindow, sound } from './offload';
+import { bufferLength, sound } from './offload';
+import { readBuffer, writeBuffer } from './process';
 import { fragmentHeaders } from './segment-fragment';
 import { parse } from './segment-parse';
 import { transportHeaders } from './segment-transport';
@@ -31,7 +32,7 @@ export function segment_begin(segments: usize, batch: usize, index: u32): bool {
   const length = load<u32>(frame, L.FRAME_LENGTH);
   store<u32>(segments, 0, L.SEGMENTS_LENGTH);
   if (length == 0 || length > <u32>L.LARGE_FRAME) return false;
-  if (!sound(header, length, L.OFFLOAD_ALL) || !inWindow(frame)) return false;
+  if (!sound(header, length, L.OFFLOAD_ALL)) return false;
   gather(segments + L.SEGMENTS_FRAME, batch, frame, length);
   if (!parse(segments, header, length)) return false;
 
@@ -52,7 +53,7 @@ export function segment_pending(segments: usize): bool {
   return load<u32>(segments, L.SEGMENTS_LENGTH) != 0;
 }
 
-/** Fills the batch's frame with the next piece. False when it does not fit there, or can't be reached: what was left of the large frame is lost. */
+/** Fills the batch's frame with the next piece. False when it does not fit there: what was left of the large frame is lost. */
 export function segment_next(segments: usize, batch: usize, index: u32): bool {
   const frame = frameAt(batch, index);
   const header = <usize>load<u32>(frame, L.FRAME_HEADER);
@@ -61,7 +62,7 @@ export function segment_next(segments: usize, batch: usize, index: u32): bool {
   const n = advance(segments, segments + L.SEGMENTS_SCRATCH);
   store<u64>(header, 0);
   store<u32>(header, 0, 8);
-  if (headers + n > load<u32>(frame, L.FRAME_ROOM) || !inWindow(frame)) {
+  if (headers + n > load<u32>(frame, L.FRAME_ROOM)) {
     store<u32>(segments, 0, L.SEGMENTS_LENGTH);
     return false;
   }
@@ -118,7 +119,7 @@ function gather(to: usize, batch: usize, frame: usize, length: u32): void {
   let copied: u32 = 0;
   for (let b: u32 = 0; b < buffers && copied < length; b++) {
     const n = min(bufferLength(frame, b), length - copied);
-    memory.copy(to + copied, bufferAt(frame, b), n);
+    readBuffer(to + copied, frame, b, n);
     copied += n;
   }
   memory.copy(to + copied, <usize>load<u32>(batch, L.BATCH_SPILL), length - copied);
@@ -133,7 +134,7 @@ function scatter(frame: usize, offset: u32, from: usize, n: u32): void {
       continue;
     }
     const part = min(room - offset, n);
-    memory.copy(bufferAt(frame, b) + offset, from, part);
+    writeBuffer(frame, b, offset, from, part);
     offset = 0;
     from += part;
     n -= part;

@@ -104,9 +104,20 @@ export function bpfhvBed(device: DeviceType, direction: Direction, length: numbe
   calls.driver_reset(own.address, NUM);
   const room = window.words[(own.address + L.DRIVER_ROOM) >>> 2]!;
   const buffers = Math.ceil(length / room);
+  // Where the next frame's buffers begin is known only when a frame of several has been received.
+  const oneByOne = direction === 'rx' && buffers > 1;
   const helpers = helperImplementations(calls, () => {});
   return {
-    ...{ ...common, host, calls, ring, own, ram, buffers, frames: Math.floor(L.MAX_BATCH / buffers) },
+    ...{
+      ...common,
+      host,
+      calls,
+      ring,
+      own,
+      ram,
+      buffers,
+      frames: oneByOne ? 1 : Math.floor(L.MAX_BATCH / buffers),
+    },
     guest: {
       room: calls.driver_tx_room,
       publish: calls.driver_tx_publish,
@@ -117,7 +128,7 @@ export function bpfhvBed(device: DeviceType, direction: Direction, length: numbe
     },
     driver: own.address,
     queue: hostQueue.address,
-    place: { contextSize, stackBase: host.stackBase },
+    place: { contextSize, num: NUM, stackBase: host.stackBase },
     install(modules, idle = false) {
       const implementations = idle ? new Map([...helpers, [RX_PKT_ALLOC, calls.helper_nothing]]) : helpers;
       for (const { number, section } of PROGRAMS) {

@@ -3,6 +3,7 @@ import { LARGE_FRAME } from '../../datapath/layout.js';
 import { frameLimits } from '../ring/features.js';
 import { deviceType, deviceTypeNames } from '../ring/registry.js';
 import type { Direction } from './bed.js';
+import { measureDoorbell } from './doorbell.js';
 import { measureLinks } from './links.js';
 import { measureLoad } from './load.js';
 import { measureKernel, measureParts } from './parts.js';
@@ -11,6 +12,9 @@ import { measureRingCalls } from './ring-calls.js';
 import { measureRing } from './rings.js';
 import { measureSealing, SEAL_LENGTHS } from './seal.js';
 import { measureUpgrades } from './upgrades.js';
+import { measureVhostUser, type VirtioFormat } from './vhost-user.js';
+import { measureVmNic } from './vm-nic.js';
+import { measureVmTcp, WAYS, type Way } from './vm-tcp.js';
 
 /** Cases that are measured together. */
 export interface Group {
@@ -22,7 +26,10 @@ export interface Group {
 
 const DIRECTIONS: readonly Direction[] = ['tx', 'rx'];
 const LENGTHS = [60, 1514];
-const FORMATS = [...deviceTypeNames, 'split', 'packed'];
+const VIRTIO: readonly VirtioFormat[] = ['split', 'packed'];
+const FORMATS = [...deviceTypeNames, ...VIRTIO];
+/** As DPDK has them. */
+const VHOST_LENGTHS = [64, 1514];
 
 /** The groups of which some case is wanted: each with the names that begin like `wanted`, or that `wanted` goes on from. */
 export function groupsOf(wanted: string): Group[] {
@@ -52,6 +59,17 @@ const GROUPS: readonly Group[] = [
     run: names => measureLinks(seconds(names)),
   },
   { names: ['upgrade'], run: () => measureUpgrades() },
+  { names: ['pci/doorbell'], run: () => measureDoorbell() },
+  { names: ['vm-nic'], run: () => measureVmNic() },
+  ...VIRTIO.flatMap(besideDpdk),
+  ...VIRTIO.map(format => ({
+    names: WAYS.map(way => `vm-tcp/${format}/${way}`),
+    run: (names: readonly string[]) =>
+      measureVmTcp(
+        format,
+        names.map(name => name.split('/')[2] as Way),
+      ),
+  })),
 ];
 
 /** The second words of paths, each once. */
@@ -61,9 +79,10 @@ function seconds(names: readonly string[]): string[] {
 
 function partsOf(name: string): Group[] {
   const device = deviceType(name)!;
-  const takesLarge = frameLimits(device, device.features, 'tx').maxFrame === LARGE_FRAME;
+  const isLarge = (direction: Direction) =>
+    frameLimits(device, device.features, direction).maxFrame === LARGE_FRAME;
   const sizes = LENGTHS.flatMap(length => DIRECTIONS.map(direction => [direction, length] as const));
-  if (takesLarge) sizes.push(['tx', LARGE_FRAME]);
+  for (const direction of DIRECTIONS.filter(isLarge)) sizes.push([direction, LARGE_FRAME]);
   return sizes.flatMap(([direction, length]) => {
     const path = `parts/${name}/${direction}/${length}`;
     return [
@@ -78,6 +97,15 @@ function twoProcesses(device: string): Group[] {
     DIRECTIONS.map(direction => ({
       names: [`${direction === 'tx' ? 'tx-sink' : 'source-rx'}/${device}/${length}`],
       run: async () => [await measureRing(device, direction, length)],
+    })),
+  );
+}
+
+function besideDpdk(format: VirtioFormat): Group[] {
+  return VHOST_LENGTHS.flatMap(length =>
+    DIRECTIONS.map(direction => ({
+      names: [`vhost-user/${format}/${length}/${direction}`],
+      run: () => measureVhostUser(format, length, direction),
     })),
   );
 }

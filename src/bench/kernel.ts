@@ -26,6 +26,9 @@ const NAME = 'pn-bench';
 const MAC = '02:00:00:00:00:01';
 const IP = '10.0.0.1';
 const PORT = 5001;
+const ETHERNET = 14;
+/** The largest that a TAP may have: its longest frame is a byte shorter than the longest of a ring. */
+const MTU = 65535 - ETHERNET;
 /** Of the socket: for a batch of any frames, where we may have so much. */
 const SOCKET_BYTES = 16 << 20;
 
@@ -38,7 +41,7 @@ export function openTapMover(bed: Bed): Mover {
     silenceIpv6(netns);
     handle = openPort(`tap:${NAME},netns=/proc/self/fd/${netns.fd},mac=${MAC}`, host);
     addAddress(NAME, `${IP}/24`, netns);
-    changeLink(NAME, { up: true }, netns);
+    changeLink(NAME, { up: true, mtu: MTU }, netns);
     const port = attachPort(handle.lanes[0]!, { window: host.window, calls });
     const outside = direction === 'tx' ? socketBehind(bed, netns) : sourceBehind(bed, netns);
     const opened = handle;
@@ -81,8 +84,10 @@ function socketBehind({ host: { window }, length }: Bed, netns: Netns): Outside 
 }
 
 /** Sends as many frames through the TAP as a batch has. */
-function sourceBehind({ length, frames }: Bed, netns: Netns): Outside {
-  const socket = openPacket(NAME, { netns });
+function sourceBehind(bed: Bed, netns: Netns): Outside {
+  const { frames } = bed;
+  const length = Math.min(bed.length, MTU + ETHERNET);
+  const socket = openPacket(NAME, { netns }).setBuffers({ send: SOCKET_BYTES });
   const sent = new UdpBatch(frames, length);
   const headers = datagramHeaders(length);
   for (let i = 0; i < frames; i++) sent.payload.set(headers, i * length);

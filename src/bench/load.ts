@@ -1,5 +1,5 @@
 /**
- * What a contract costs before its first packet: verifying and compiling all programs of a device, in processes that have never done so.
+ * What a contract costs before its first packet: verifying and compiling all programs of a device, in processes that have never seen them.
  *
  *   load/TYPE/verify   load/TYPE/jit   ms, medians over fresh processes
  *   load/TYPE/guards                   accesses that are checked while programs run, beside as many as would be without a proof
@@ -19,10 +19,10 @@ const ONCE = fileURLToPath(new URL('./load-once.js', import.meta.url));
 
 export async function measureLoad(device: DeviceType): Promise<BenchResult[]> {
   using bed = bpfhvBed(device, 'tx', 60);
-  const { contextSize, stackBase } = bed.place;
+  const { contextSize, num, stackBase } = bed.place;
   const samples: Loaded[] = [];
   for (let i = 0; i < SAMPLES; i++) {
-    const args = [ONCE, device.name, String(contextSize), String(stackBase)];
+    const args = [ONCE, device.name, ...[contextSize, num, stackBase].map(String)];
     const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: LIMIT_MS });
     samples.push(JSON.parse(stdout));
   }

@@ -100,10 +100,12 @@ function transmitAlone(bed: BpfhvBed, spent: Spent): number {
 }
 
 function receiveAlone(bed: BpfhvBed, spent: Spent): number {
-  const { ring, queue, calls, source, deviceBatch, frames, length } = bed;
-  lend(bed, L.CTX_MAX_BUFS);
+  const { ring, queue, calls, source, deviceBatch, frames, buffers, length } = bed;
+  const posted = frames * buffers;
+  const lent = Math.min(L.CTX_MAX_BUFS, posted);
+  lend(bed, lent);
   const start = performance.now();
-  const refused = call(bed, 'rxp', frames / L.CTX_MAX_BUFS);
+  const refused = call(bed, 'rxp', posted / lent);
   const published = performance.now();
   const n = ring.room(queue, deviceBatch.address, L.MAX_BATCH);
   ring.push(queue, deviceBatch.address, calls.source_fill(source, deviceBatch.address, n, length));

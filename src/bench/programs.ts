@@ -11,25 +11,26 @@ import { loadObject } from '../ebpf/elf.js';
 import { compile } from '../ebpf/jit/index.js';
 import { decodeProgram } from '../ebpf/program.js';
 import { BPFHV_HELPERS } from '../guest/bpfhv/helpers.js';
-import { type LoadedPrograms, loadPrograms, type ProgramSource } from '../guest/bpfhv/programs.js';
+import { type LoadedPrograms, loadPrograms, type ProgramSource, runBudget } from '../guest/bpfhv/programs.js';
 import { PROGRAMS, type ProgramSection, REG } from '../guest/bpfhv/registers.js';
 import { WINDOW_PAGES } from '../memory/window.js';
 import type { DeviceType } from '../ring/ring.js';
 
-/** Instructions of one run, where nothing is proved. */
-const BUDGET = 65536;
-
 export type Modules = Readonly<Partial<Record<ProgramSection, WebAssembly.Module>>>;
 
-/** What both ways need to know: bytes of the contexts, and the window address of a stack area. */
+/** What both ways need to know: bytes of the contexts, descriptors of a queue, and the window address of a stack area. */
 export interface Place {
   readonly contextSize: number;
+  readonly num: number;
   readonly stackBase: number;
 }
 
 /** By the driver's own function, through registers as a device has them. Throws DriverError. */
-export function loadAsDriver(device: DeviceType, { contextSize, stackBase }: Place): Promise<LoadedPrograms> {
-  const sizes = { rxContextSize: contextSize, txContextSize: contextSize };
+export function loadAsDriver(
+  device: DeviceType,
+  { contextSize, num, stackBase }: Place,
+): Promise<LoadedPrograms> {
+  const sizes = { rxContextSize: contextSize, txContextSize: contextSize, numRxBufs: num, numTxBufs: num };
   return loadPrograms(registersOf(device), sizes, [stackBase]);
 }
 
@@ -39,7 +40,7 @@ export function compileAllGuarded(
   place: Place,
 ): { readonly modules: Modules; readonly guards: number } {
   const options = {
-    ...{ ...place, helpers: BPFHV_HELPERS, budget: BUDGET },
+    ...{ ...place, helpers: BPFHV_HELPERS, budget: runBudget(place.num) },
     ...{ sharedMemory: true, memoryPages: WINDOW_PAGES },
   };
   const modules: Partial<Record<ProgramSection, WebAssembly.Module>> = {};

@@ -3,7 +3,7 @@ export interface BenchResult {
   /** A path: what, device type, then what of it. */
   readonly case: string;
   readonly value: number;
-  readonly unit: 'Mpps' | 'kpps' | 'Gbit/s' | 'ns' | 'us' | 'ms' | 'guards';
+  readonly unit: 'Mpps' | 'kpps' | 'Gbit/s' | 'ns' | 'us' | 'ms' | 's/GB' | 'guards';
   /** The case of the same run that this one is compared with. */
   readonly against: string | null;
   /** value / value of `against`. */

@@ -1,8 +1,9 @@
 /** `serve --adaptive`: looks at the NIC's counters every second, and changes what the traffic asks for. */
-import { Adaptive, type AdaptiveLimits, type Moved } from '../nic/adaptive.js';
+import { Adaptive, type AdaptiveLimits, type Moved, SEGMENTING } from '../nic/adaptive.js';
 import type { Direction } from '../nic/control.js';
 import { NicError } from '../nic/control.js';
 import type { Nic } from '../nic/nic.js';
+import { isLarge, offloadsOf } from '../ring/features.js';
 import { deviceType } from '../ring/registry.js';
 import type { Log } from './log.js';
 import { total } from './stats.js';
@@ -39,6 +40,7 @@ export function keepAdapting({
       elapsed: now.at - before.at,
       rx: since(before.rx, now.rx),
       tx: since(before.tx, now.tx),
+      segments: segmentsOf(nic.offering(deviceType(SEGMENTING)!)),
       device: nic.device.name,
       spin: nic.spin,
     });
@@ -51,7 +53,11 @@ export function keepAdapting({
         ...(device && { device }),
         ...(advice.spin !== undefined && { spin: advice.spin }),
       });
-      if (device) adaptive.changed(performance.now());
+      if (!device) return;
+      adaptive.changed(performance.now());
+      if (device.name !== SEGMENTING || isOfUse(nic.agreed)) return;
+      log('warn', `adaptive: the guest wants no large frames`);
+      adaptive.declined(device.name, performance.now());
     } catch (error) {
       if (!(error instanceof NicError)) throw error;
       log('warn', `adaptive: stays as it is: ${error.message}`);
@@ -72,6 +78,16 @@ export function keepAdapting({
     clearInterval(timer);
     return work;
   };
+}
+
+/** In which directions, seen from the guest, these features let frames be large. */
+function segmentsOf(features: bigint): Readonly<Record<Direction, boolean>> {
+  return { rx: isLarge(offloadsOf(features, 'rx')), tx: isLarge(offloadsOf(features, 'tx')) };
+}
+
+function isOfUse(agreed: bigint): boolean {
+  const { rx, tx } = segmentsOf(agreed);
+  return rx || tx;
 }
 
 function moved(nic: Nic, direction: Direction): Moved {

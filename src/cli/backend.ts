@@ -18,7 +18,7 @@ import { type Host, Undo } from './host.js';
 import { type Log, sparing } from './log.js';
 import { DEFAULT_NAME, type NicOptions } from './nic-options.js';
 import { meetPeers } from './peers.js';
-import { type ServedNic, startBpfhv, startVirtio } from './served-nic.js';
+import { type ServedNic, START } from './served-nic.js';
 import { ServedPort } from './served-port.js';
 
 export interface BackendOptions extends NicOptions {
@@ -74,13 +74,20 @@ export class Backend {
       const port = new ServedPort(options.port, host, options.queues, log);
       undo.later(() => port.close());
       const warn = sparing(log);
-      const nic = await (options.virtio ? startVirtio : startBpfhv)({
+      const nic = await START[options.kind]({
         ...{ ...host, device: options.device, port, offloads: options.offload },
         limits: { queuePairs: options.queues, bufs: options.bufs },
         spin: options.spin ?? false,
         workers: options.workers,
         sleepMicroseconds: options.sleepUs,
         requireSealed: options.requireSealed ?? false,
+        packed: !options.split,
+        pci: {
+          mac: options.mac,
+          doorbellSize: options.doorbellSize,
+          transitional: options.transitional,
+          msix: options.msix,
+        },
         capture: options.pcap,
         log: (level, message) => (level === 'warn' ? warn : log)(level, message),
       });

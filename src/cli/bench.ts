@@ -1,6 +1,7 @@
 /** `polynic bench`: what it costs, and against what. Every ratio is between two cases of the same run. */
 import { Command } from '@commander-js/extra-typings';
 import { type Group, groupsOf } from '../bench/cases.js';
+import { BenchError } from '../bench/errors.js';
 import type { BenchResult } from '../bench/result.js';
 import { LinuxError } from '../linux/errors.js';
 import { UsageError } from './host.js';
@@ -35,13 +36,17 @@ export function benchCommand() {
     });
 }
 
-/** Cases that need rights or devices which we lack are left out, and that is said. */
+/** Cases that need rights, devices or programs which we lack are left out, and that is said. */
 async function runGroup({ names, run }: Group): Promise<readonly BenchResult[]> {
   try {
     return await run(names);
   } catch (error) {
-    if (!(error instanceof LinuxError) || !MISSING_RIGHTS.has(error.code)) throw error;
-    console.error(`polynic: ${names.join(', ')} left out: ${error.message}`);
+    const missing =
+      error instanceof BenchError
+        ? error.code === 'BENCH_MISSING'
+        : error instanceof LinuxError && MISSING_RIGHTS.has(error.code);
+    if (!missing) throw error;
+    console.error(`polynic: ${names.join(', ')} left out: ${(error as Error).message}`);
     return [];
   }
 }

@@ -29,10 +29,16 @@ export function demoCommand() {
       'change to the next ring format every so many seconds, under load',
       interval,
     )
+    .addOption(
+      new Option(
+        '--vm',
+        'with a virtual machine in QEMU, whose NIC is upgraded three times while it talks',
+      ).conflicts(['device', 'seconds', 'upgradeEvery', 'spin']),
+    )
     .option('--spin', 'never sleep: lowest latency, two cores always busy')
     .option('--json', 'print nothing but the results, as one JSON object')
     .option('-v, --verbose', 'say what happens')
-    .action(async ({ device, seconds, upgradeEvery, spin = false, json = false, verbose = false }) => {
+    .action(async ({ vm, device, seconds, upgradeEvery, spin = false, json = false, verbose = false }) => {
       if (upgradeEvery !== undefined && upgradeEvery > seconds / 2) {
         throw new UsageError(
           `--upgrade-every ${upgradeEvery} leaves no time for it: at most half of --seconds ${seconds}`,
@@ -43,6 +49,11 @@ export function demoCommand() {
       if (where === 'user namespace') {
         process.exitCode = await reexecInUserNamespace();
         return;
+      }
+      if (vm) {
+        if (!(where instanceof Network)) throw new DemoError(`no network can be made here: ${where.reason}`);
+        where.close();
+        return machine(json, verbose);
       }
       const report = emptyReport(device, spin);
       const display = json ? silent : tableOn(process.stdout);
@@ -78,6 +89,26 @@ export function demoCommand() {
       if (json) console.log(JSON.stringify(report));
       if (report.failures.length > 0) throw new DemoError(report.failures.join('; '));
     });
+}
+
+/** `--vm`. What only it needs is loaded for it alone. */
+async function machine(json: boolean, verbose: boolean): Promise<void> {
+  const { runMachine } = await import('../demo/vm-run.js');
+  const display = json ? silent : tableOn(process.stdout);
+  const { signal } = untilStopped();
+  display.line('polynic demo: a virtual machine with a bpfhv NIC, on stock QEMU');
+  display.line();
+  const report = await runMachine({ verbose, signal, display }).catch((error: Error) => {
+    if (!signal.aborted) throw error;
+    console.error(`polynic: stopped by ${signal.reason}`);
+    process.exitCode = 128 + constants.signals[signal.reason as NodeJS.Signals];
+    return null;
+  });
+  if (!report) return;
+  if (json) console.log(JSON.stringify(report));
+  if (report.failures.length > 0) throw new DemoError(report.failures.join('; '));
+  display.line();
+  display.line('  Nothing lost, nothing corrupted.');
 }
 
 /** Parses `--upgrade-every`. */
@@ -118,17 +149,13 @@ function introduce(display: Display, { device, spin }: DemoReport, what: string)
   display.heading();
 }
 
-/** Who upgrades promises that all of it goes through, and that TCP has nothing to repair. On a machine with too much to do its timers may run out anyway. */
+/** Who upgrades promises that all of it goes through. */
 function judge(report: DemoReport, upgrades: UpgradeReport): void {
   const { count, refused, refusals } = upgrades;
   report.upgrades = upgrades;
   if (refused > 0)
     report.failures.push(`${refused} of ${count + refused} upgrades refused: ${refusals!.join('; ')}`);
   else if (count === 0) report.failures.push('no upgrade was carried out');
-  for (const way of ['guest_to_host', 'host_to_guest'] as const) {
-    const lost = (report.tcp_retransmissions[way] ?? 0) - (report.tcp_spurious[way] ?? 0);
-    if (lost > 0) report.failures.push(`TCP ${way.replaceAll('_', ' ')}: ${lost} segments lost`);
-  }
 }
 
 function conclude(display: Display, report: DemoReport): void {

@@ -21,3 +21,13 @@ export function device(word: string): DeviceType {
   }
   throw new UsageError(`there is no device type "${word}": write ${NAMES} or the path of a module`);
 }
+
+/** What a PCI device can be beside a bpfhv one: virtio-net, for the driver that every Linux has. */
+const CARDS = ['virtio-net', 'virtio-net-transitional'] as const;
+export type VirtioCard = (typeof CARDS)[number];
+export const cardNames = CARDS.join(', ');
+
+/** For commander: a ring format, or another card altogether. Throws UsageError. */
+export function deviceOrCard(word: string): DeviceType | VirtioCard {
+  return CARDS.find(card => card === word) ?? device(word);
+}

@@ -4,14 +4,19 @@ import { ProxyDevice } from '../control/bpfhv-proxy/device.js';
 import type { Channel } from '../control/bpfhv-proxy/index.js';
 import { VhostUserDevice } from '../control/vhost-user/device.js';
 import type { Blackout } from '../guest/bpfhv/commands.js';
-import { BUFFER_PAIR } from '../guest/bpfhv/contract.js';
+import type { DeviceSizes } from '../guest/bpfhv/contract.js';
 import { BpfhvDriver, type DriverQueueStats } from '../guest/bpfhv/driver.js';
-import { GuestRam } from '../guest/guest-ram.js';
+import { bpfhvRamSize } from '../guest/bpfhv/ram-size.js';
+import type { BpfhvTransport } from '../guest/bpfhv/transport.js';
+import { GuestRam, HUGE_PAGE } from '../guest/guest-ram.js';
+import { BpfhvPci } from '../guest/pci/bpfhv-pci.js';
+import { type VirtioFunction, VirtioPci } from '../guest/pci/virtio-pci.js';
 import { VirtioDriver, type VirtioDriverOptions } from '../guest/virtio/driver.js';
 import { KernelDevice } from '../guest/virtio/kernel-device.js';
 import { type VirtioQueueStats, virtioRamSize } from '../guest/virtio/queues.js';
 import { LinuxError } from '../linux/errors.js';
 import { isMacvtap } from '../linux/macvtap.js';
+import { MAX_BUFS } from '../nic/limits.js';
 import { virtioOffloads } from '../nic/virtio-offers.js';
 import type { PortHandle } from '../port/port.js';
 import { openPort } from '../port/registry.js';
@@ -59,26 +64,99 @@ export interface GuestNic {
 
 /** A bpfhv NIC: its backend speaks bpfhv-proxy. */
 export async function startBpfhvGuest(options: GuestNicOptions): Promise<GuestNic> {
-  const { window, netdev, queues, bufs, mac, log, later } = options;
-  const ram = new GuestRam(window, bpfhvRamSize(queues, bufs));
+  const { window, queues, bufs, mac, log, later } = options;
+  const ram = new GuestRam(window, bpfhvRamSize({ queuePairs: queues, bufs }));
   later(() => ram.close());
   const device = new ProxyDevice({ ram, queuePairs: queues, bufs, mac, log });
   later(() => device.close());
-  const tap = asTap(netdev);
-  const { key, ...rest } = options;
-  const driver = await BpfhvDriver.start({
-    ...rest,
-    transport: device,
-    features: options.offload,
-    ...(key ? { key } : {}),
-    ...(tap ? { onOverhead: mtuKeeper(tap, log) } : {}),
-    onMac: address => giveAddress(netdev, address),
-  });
+  const driver = await startBpfhv(options, device);
   return guestNic(driver, ram, {
     connected: () => device.present,
     features: () => null,
     serve: channel => device.serve(channel),
     hangUp: () => device.close(),
+  });
+}
+
+/** What memory a NIC on PCI is to have. */
+export interface PciReserve {
+  /** Descriptors of each queue that memory is reserved for; default: as many as there are. */
+  readonly maxBufs: number | undefined;
+  /** An IOMMU will map the memory, page by page. */
+  readonly hugePages: boolean;
+}
+
+/** A bpfhv NIC on PCI, with a slot for it: to put the device in, and to see to it when it is gone, is the caller's. Queues, buffers and address are the device's. */
+export async function startBpfhvPciGuest(
+  options: GuestNicOptions,
+  { sizes, maxBufs, hugePages }: PciReserve & { readonly sizes: DeviceSizes },
+): Promise<{ nic: GuestNic; slot: BpfhvPci }> {
+  const { later } = options;
+  const { numRxQueues, numTxQueues, numRxBufs, numTxBufs, rxContextSize, txContextSize } = sizes;
+  const size = bpfhvRamSize({
+    queuePairs: Math.max(numRxQueues, numTxQueues),
+    bufs: Math.max(numRxBufs, numTxBufs),
+    contextSize: Math.max(rxContextSize, txContextSize),
+    ...(maxBufs === undefined ? {} : { maxBufs }),
+  });
+  const ram = pciRam(options, size, hugePages);
+  later(() => ram.close());
+  const slot = new BpfhvPci({ ram, queues: numRxQueues + numTxQueues });
+  later(() => slot.close());
+  const driver = await startBpfhv(options, slot);
+  const nic = guestNic(driver, ram, {
+    connected: () => slot.present,
+    features: () => null,
+    serve: () => Promise.reject(new Error('devices are put into the slot')),
+    hangUp: () => slot.close(),
+  });
+  return { nic, slot };
+}
+
+/**
+ * A virtio NIC on PCI, likewise: its queues as far as the network device has lanes for them, as many descriptors as they can have.
+ */
+export async function startVirtioPciGuest(
+  options: GuestNicOptions,
+  { found, maxBufs = MAX_BUFS, hugePages }: PciReserve & { readonly found: VirtioFunction },
+): Promise<{ nic: GuestNic; slot: VirtioPci }> {
+  const { window, netdev, later } = options;
+  const queues = Math.min(found.queuePairs, netdev.lanes.length);
+  const bufs = Math.min(2 ** Math.floor(Math.log2(found.queueSize)), maxBufs);
+  const ram = pciRam(options, virtioRamSize(queues, bufs), hugePages);
+  later(() => ram.close());
+  const slot = new VirtioPci({ window, ram, queuePairs: queues });
+  later(() => slot.close());
+  const mac = found.mac ?? options.mac;
+  const driver = await startVirtio({ ...options, queues, bufs, mac }, slot);
+  const nic = guestNic(driver, ram, {
+    connected: () => slot.offer !== null,
+    features: () => driver.features,
+    serve: () => Promise.reject(new Error('devices are put into the slot')),
+    hangUp: () => slot.close(),
+  });
+  return { nic, slot };
+}
+
+/** Memory that a device on PCI reaches. */
+function pciRam({ window, log }: GuestNicOptions, size: number, hugePages: boolean): GuestRam {
+  if (!hugePages) return new GuestRam(window, size);
+  return GuestRam.preferHuge(window, size, why => {
+    const advice = `sysctl vm.nr_hugepages=${size / HUGE_PAGE} reserves enough`;
+    const risk = 'behind a virtual IOMMU the device may find no ring in one piece';
+    log('warn', `no huge pages for ${size / 2 ** 20} MiB of memory, ${risk}: ${why}: ${advice}`);
+  });
+}
+
+function startBpfhv(options: GuestNicOptions, transport: BpfhvTransport): Promise<BpfhvDriver> {
+  const { netdev, log, key, ...rest } = options;
+  const tap = asTap(netdev);
+  return BpfhvDriver.start({
+    ...{ ...rest, netdev, log, transport },
+    features: options.offload,
+    ...(key ? { key } : {}),
+    ...(tap ? { onOverhead: mtuKeeper(tap, log) } : {}),
+    onMac: address => giveAddress(netdev, address),
   });
 }
 
@@ -139,7 +217,7 @@ interface Own {
   connected(): boolean;
   features(): bigint | null;
   serve(channel: Channel): Promise<boolean>;
-  hangUp(): void;
+  hangUp(): void | Promise<void>;
 }
 
 function guestNic(driver: Driver, ram: GuestRam, own: Own): GuestNic {
@@ -152,7 +230,7 @@ function guestNic(driver: Driver, ram: GuestRam, own: Own): GuestNic {
       try {
         await driver.close();
       } finally {
-        own.hangUp();
+        await own.hangUp();
       }
     },
     get connected() {
@@ -190,10 +268,4 @@ function backendSpec(backend: string): string {
     if (!(error instanceof LinuxError)) throw error; // there is no such interface yet, or it has options
   }
   return `tap:${backend}`;
-}
-
-/** Guest memory for that many queues, with contexts and buffers, twice: an upgrade has old and new ones at once. */
-function bpfhvRamSize(queuePairs: number, bufs: number): number {
-  const perPair = bufs * (BUFFER_PAIR + 2 * 64) + 2 * 65536;
-  return Math.ceil((2 * queuePairs * perPair) / 0x20_0000) * 0x20_0000 + 0x20_0000;
 }

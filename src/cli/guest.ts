@@ -2,19 +2,13 @@
 import { Command, Option } from '@commander-js/extra-typings';
 import type { Blackout } from '../guest/bpfhv/commands.js';
 import { readKeyFile } from '../guest/bpfhv/seal-key.js';
-import { parseMac } from '../linux/ip-address.js';
+import { parsePciAddress } from '../linux/pci-bind.js';
 import { MAX_BUFS, MIN_BUFS } from '../nic/limits.js';
 import { ControlError, type ControlInfo, type Controlled } from '../observe/control/messages.js';
 import { openPort, portUsage } from '../port/registry.js';
 import { controlOption, nameOption, openControl } from './control.js';
 import { readCounters } from './counters.js';
-import {
-  type GuestNic,
-  type GuestNicOptions,
-  startBpfhvGuest,
-  startVhostKernelGuest,
-  startVhostUserGuest,
-} from './guest-nic.js';
+import { NOT_ON_PCI, protocolOf } from './guest-protocol.js';
 import {
   childOf,
   cleaningUp,
@@ -27,10 +21,10 @@ import {
   writePidfile,
 } from './host.js';
 import { createLog } from './log.js';
-import { randomMac } from './mac.js';
+import { macAddress, randomMac } from './mac.js';
 import { allOffloads, offloadHelp, offloads } from './offload.js';
 import { answerParent } from './parent.js';
-import { meetPeers, whenAborted } from './peers.js';
+import { whenAborted } from './peers.js';
 import { printStats } from './stats.js';
 import { tellOffloads } from './tap-offloads.js';
 import { asTap, watchTap } from './tap-watch.js';
@@ -49,6 +43,19 @@ export function guestCommand() {
         ...['bpfhvProxy', 'vhostUser', 'connect', 'listen'],
       ]),
     )
+    .addOption(
+      new Option(
+        '--pci <address>',
+        'a bpfhv or virtio NIC on PCI, as in 0000:01:00.0: queues and buffers are its own',
+      )
+        .argParser(pciAddress)
+        .conflicts([...NOT_ON_PCI, 'vfioUser']),
+    )
+    .addOption(
+      new Option('--vfio-user <socket>', 'the same, the device of a vfio-user server there').conflicts([
+        ...NOT_ON_PCI,
+      ]),
+    )
     .option('--tap-backend <ifname>', 'the TAP or macvtap behind --vhost-kernel, IFNAME[,netns=NAME]')
     .addOption(
       new Option('--connect', 'connect to the backend (default with --vhost-user)').conflicts('listen'),
@@ -58,10 +65,15 @@ export function guestCommand() {
     .option('--queues <n>', 'queue pairs', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
     .addOption(workersOption())
     .option('--bufs <n>', 'descriptors per queue', powerOfTwo('--bufs', MIN_BUFS, MAX_BUFS), 256)
+    .option(
+      '--max-bufs <n>',
+      'PCI: descriptors per queue that memory is reserved for (default: as many as there are)',
+      powerOfTwo('--max-bufs', MIN_BUFS, MAX_BUFS),
+    )
     .option('--packed', 'virtio: packed rings, where the backend has them')
     .addOption(new Option('--offload <list>', offloadHelp).argParser(offloads).default(allOffloads, 'all'))
     .option('--key-file <file>', 'seal all packets with the key in this file, open to nobody else')
-    .option('--mac <address>', "the NIC's address (default: a random one)")
+    .option('--mac <address>', "the NIC's address (default: a random one)", macAddress)
     .option('--spin', 'never sleep: lowest latency, one core always busy')
     .option(
       '--stats [seconds]',
@@ -75,9 +87,9 @@ export function guestCommand() {
     .addOption(childOf())
     .action(options =>
       cleaningUp(async later => {
-        const { start, path } = protocolOf(options);
+        const { place, open } = protocolOf(options);
         const log = createLog(options.name ?? 'guest', options.verbose ?? false);
-        const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
+        const mac = options.mac ?? randomMac();
         const key = options.keyFile === undefined ? undefined : readKeyFile(options.keyFile);
         const stop = untilStopped();
         const host = createHost();
@@ -85,7 +97,11 @@ export function guestCommand() {
         later(() => goodbye());
         const control = openControl(options, 'guest', log, later);
 
-        const netdev = openPort(options.netdev, host, options.queues);
+        const hangUp = new AbortController();
+        const protocol = await open({ log, later, hangUp, stop: stop.signal });
+        if (!protocol) return;
+        const { start, meet, queues: pairs = options.queues } = protocol;
+        const netdev = openPort(options.netdev, host, Math.min(pairs, MAX_QUEUE_PAIRS));
         later(() => netdev.close());
         tellOffloads(netdev, log);
         const tap = asTap(netdev);
@@ -108,7 +124,6 @@ export function guestCommand() {
         if (!tap) void nic.setInterfaceUp(true);
 
         // The driver gives its buffers back while the backend is still there, then the backend may go.
-        const hangUp = new AbortController();
         const letGo = onlyOnce(async () => {
           monitor?.close();
           try {
@@ -132,7 +147,7 @@ export function guestCommand() {
         const controlled: Controlled = {
           info: (): ControlInfo => ({
             ...{ pid: process.pid, role: 'guest', device: null, port: options.netdev },
-            ...{ socket: path ?? '-', connected: nic.connected, running: nic.running },
+            ...{ socket: place, connected: nic.connected, running: nic.running },
             ...{
               queues: queues().length,
               features: nic.features === null ? null : `0x${nic.features.toString(16)}`,
@@ -149,47 +164,18 @@ export function guestCommand() {
         const report = answerParent(options.childOf, { ...controlled, stats });
         goodbye = () => report(host.arena.live + nic.live);
         control.answer(controlled);
-        if (path === undefined) await new Promise<void>(resolve => whenAborted(hangUp.signal, resolve));
-        else {
-          await meetPeers({
-            ...{ path, signal: hangUp.signal, log, peer: 'a backend' },
-            listens: options.listen ?? (options.vhostUser === undefined && !options.connect),
-            session: channel => nic.serve(channel),
-          });
-        }
+        await meet(nic);
         if (failure) throw failure;
       }),
     );
 }
 
-interface ProtocolOptions {
-  readonly bpfhvProxy?: string;
-  readonly vhostUser?: string;
-  readonly vhostKernel?: true;
-  readonly tapBackend?: string;
-  readonly packed?: true;
-  readonly keyFile?: string;
-}
-
-/** How the NIC is started, and the socket at which its backend is met; undefined: the kernel needs none. Throws UsageError. */
-function protocolOf(options: ProtocolOptions): {
-  start: (nic: GuestNicOptions) => Promise<GuestNic>;
-  path: string | undefined;
-} {
-  const { bpfhvProxy, vhostUser, vhostKernel = false, tapBackend, packed, keyFile } = options;
-  if ((tapBackend !== undefined) !== vhostKernel)
-    throw new UsageError('--vhost-kernel and --tap-backend IFNAME go together');
-  if (bpfhvProxy === undefined && keyFile !== undefined)
-    throw new UsageError('--key-file is for --bpfhv-proxy: virtio has no programs that could seal');
-  if (bpfhvProxy !== undefined) {
-    if (packed)
-      throw new UsageError('--packed is for virtio: over --bpfhv-proxy the ring format is the backend’s');
-    return { start: startBpfhvGuest, path: bpfhvProxy };
-  }
-  if (vhostUser !== undefined) return { start: startVhostUserGuest, path: vhostUser };
-  if (tapBackend !== undefined)
-    return { start: nic => startVhostKernelGuest(nic, tapBackend), path: undefined };
-  throw new UsageError('write --bpfhv-proxy SOCKET, --vhost-user SOCKET or --vhost-kernel');
+/** For commander. Throws UsageError. */
+function pciAddress(text: string): string {
+  const address = parsePciAddress(text);
+  if (address === null)
+    throw new UsageError(`--pci takes an address such as 0000:01:00.0 or 01:00.0, not "${text}"`);
+  return address;
 }
 
 /** A function that does its work at the first call; all calls get the same result. */

@@ -34,12 +34,13 @@ export async function meetPeers(meeting: Meeting): Promise<void> {
   else await connect(meeting);
 }
 
-async function listen({ path, session, signal }: Meeting): Promise<void> {
+async function listen({ path, session, signal, log }: Meeting): Promise<void> {
   const slot = new ConnectionSlot(session);
   const listener = UnixListener.listen(path);
   const failed = new Promise<never>((_, reject) => {
     listener.onConnection(socket => slot.offer(socketChannel(socket)), reject);
   });
+  log('info', `listening on ${path}`);
   const aborted = new Promise<void>(resolve => whenAborted(signal, resolve));
   try {
     await Promise.race([failed, aborted]);

@@ -23,7 +23,9 @@ export async function upgradeNic(
     nic.upgrade({
       ...(device && { device }),
       ...(features !== undefined && { features }),
+      ...(wish.bufs !== undefined && { bufs: wish.bufs }),
       ...(wish.spin !== undefined && { spin: wish.spin }),
+      ...(wish.timeout !== undefined && { timeoutMs: wish.timeout * 1000 }),
       ...(next && { port: next }),
       ...(hangUp && { hangUp: () => void hangUp() }),
     });

@@ -1,17 +1,18 @@
 /** `polynic vm`: a virtual machine in stock QEMU whose NICs are ours, and the command lines that make it. */
 import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from '@commander-js/extra-typings';
-import { formatMac, parseMac } from '../linux/ip-address.js';
+import { formatMac } from '../linux/ip-address.js';
 import { MAX_QUEUE_PAIRS } from '../nic/limits.js';
 import { portUsage } from '../port/registry.js';
 import { machineArgs, nicArgs, quoted } from '../vm/command-line.js';
 import { type Accelerator, findQemu } from '../vm/qemu.js';
 import { runVm } from '../vm/run.js';
+import { cardNames, deviceHelp, deviceOrCard } from './device.js';
 import { cleaningUp, UsageError, untilStopped, wholeNumber } from './host.js';
-import { macAfter, randomMac } from './mac.js';
+import { macAddress, macAfter, randomMac } from './mac.js';
 
 const POLYNIC = fileURLToPath(new URL('../../../bin/polynic.js', import.meta.url));
 
@@ -28,14 +29,18 @@ export function vmCommand() {
       (spec: string, all: string[] | undefined) => [...(all ?? []), spec],
     )
     .addOption(
-      new Option('--device <kind>', 'how QEMU and the NIC talk')
-        .choices(['vhost-user'])
+      new Option(
+        '--device <kind>',
+        `vhost-user: virtio-net, its queues ours; else a whole PCI device of ours, for QEMU 10.1 and later: ${deviceHelp}, ${cardNames}`,
+      )
+        .argParser(kindOf)
         .default('vhost-user'),
     )
     .option('--queues <n>', 'queue pairs of each NIC', wholeNumber('--queues', 1, MAX_QUEUE_PAIRS), 1)
     .option(
       '--mac <address>',
       "the first NIC's address, from which others are counted (default: a random one)",
+      macAddress,
     )
     .option('--qemu <path>', 'the QEMU to run', 'qemu-system-x86_64')
     .addOption(
@@ -49,6 +54,10 @@ export function vmCommand() {
     .option('--kernel <file>', 'the Linux kernel to boot; default: what is on the disk that you add')
     .option('--initrd <file>', 'its initial root file system')
     .option('--append <text>', "the kernel's command line")
+    .option(
+      '--iommu',
+      'an IOMMU, for programs in the guest that drive devices; the kernel needs intel_iommu=on',
+    )
     .option('--dry-run', 'print the command lines, start nothing')
     .argument(
       '[words...]',
@@ -60,7 +69,7 @@ export function vmCommand() {
           throw new UsageError('--initrd and --append belong to a --kernel');
         }
         if (options.port.some(spec => /^switch(:|$)/.test(spec))) throw new UsageError(SWITCH);
-        const mac = options.mac === undefined ? randomMac() : parseMac(options.mac);
+        const mac = options.mac ?? randomMac();
         const qemu = findQemu(options.qemu);
         const accelerator = (options.accel as Accelerator | undefined) ?? (canUseKvm() ? 'kvm' : 'tcg');
         const folder = options.dryRun ? '/run' : mkdtempSync(join(tmpdir(), 'polynic-vm-'));
@@ -71,24 +80,25 @@ export function vmCommand() {
           mac: formatMac(macAfter(mac, n)),
           socket: join(folder, `nic${n}.sock`),
         }));
-        const backends = nics.map(({ port, socket }) => [
-          ...['serve', '--vhost-user', socket, '--connect', '--port', port],
-          ...(options.queues > 1 ? ['--queues', String(options.queues)] : []),
+        const pci = options.device !== 'vhost-user';
+        const backends = nics.map(({ port, socket, mac }) => [
+          ...(pci
+            ? ['serve', '--vfio-user', socket, '--device', options.device, '--mac', mac]
+            : ['serve', '--vhost-user', socket, '--connect']),
+          ...['--port', port, ...(options.queues > 1 ? ['--queues', String(options.queues)] : [])],
         ]);
         const machine = machineArgs({
           ...{ memoryMb: options.memory, cpus: options.cpus, accelerator },
           ...{ kernel: options.kernel, initrd: options.initrd, append: options.append },
+          iommu: options.iommu ?? false,
         });
         const words = [
           ...[qemu.path, ...machine],
           ...nics.flatMap(({ id, socket, mac }) => {
-            const nic = {
-              kind: 'vhost-user',
-              listener: 'qemu',
-              socket,
-              mac,
-              queues: options.queues,
-            } as const;
+            const { queues } = options;
+            const nic = pci
+              ? ({ kind: 'vfio-user', socket } as const)
+              : ({ kind: 'vhost-user', listener: 'qemu', socket, mac, queues } as const);
             return nicArgs(qemu, accelerator, nic, id);
           }),
           ...(further.length > 0 ? further : ['-nographic']),
@@ -97,9 +107,16 @@ export function vmCommand() {
         for (const backend of backends) say(`polynic ${quoted(backend)}`);
         say(quoted(words));
         if (options.dryRun) return;
-        await runVm({ qemu: words, backends, polynic: POLYNIC, log: say }, untilStopped().signal);
+        const sockets = pci ? nics.map(({ socket }) => socket) : [];
+        await runVm({ qemu: words, backends, sockets, polynic: POLYNIC, log: say }, untilStopped().signal);
       }),
     );
+}
+
+/** A word that `serve --device` would take too. Throws UsageError. */
+function kindOf(word: string): string {
+  if (word !== 'vhost-user') deviceOrCard(word);
+  return word.includes('/') || word.includes('.') ? resolve(word) : word;
 }
 
 function canUseKvm(): boolean {

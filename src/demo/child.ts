@@ -2,10 +2,11 @@
  * `serve` or `guest` as a child process of the demo: this same program, started again. What is said between the two is in
  * src/cli/parent.ts. The child dies with us, and its end is ours to explain: `ended` rejects when it goes unasked.
  */
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { type ChildProcessByStdio, type StdioOptions, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import { getAffinity, setAffinity } from '../linux/process.js';
 import type { ChildCounters, Leaks } from '../observe/child-report.js';
 import { DemoError } from './errors.js';
 
@@ -24,14 +25,17 @@ export interface ChildOptions {
   readonly name: string;
   /** Behind `node bin/polynic.js`. */
   readonly args: readonly string[];
-  /** A connected socket, for the child's fd 3. Stays open here. */
-  readonly socket: number;
+  /** A connected socket, for the child's fd 3; stays open here. Default: none. */
+  readonly socket?: number;
+  /** The processor that it stays on, with all its threads; default: wherever the kernel likes. */
+  readonly cpu?: number;
   /** Its messages go to our stderr as they come. */
   readonly verbose: boolean;
 }
 
 export class Child {
   readonly name: string;
+  readonly pid: number;
   readonly #process: ChildProcessByStdio<Writable, Readable, Readable | null>;
   readonly #exited: Promise<string>;
   readonly #waiting: ((counters: ChildCounters) => void)[] = [];
@@ -43,14 +47,15 @@ export class Child {
   /** Never resolves; rejects when the process ends without having been asked to. */
   readonly ended: Promise<never>;
 
-  constructor({ name, args, socket, verbose }: ChildOptions) {
+  constructor({ name, args, socket, cpu, verbose }: ChildOptions) {
     this.name = name;
     const all = [PROGRAM, ...args, '--child-of', String(process.pid), ...(verbose ? ['-v'] : [])];
     // In a session of its own: Ctrl-C in a terminal reaches the demo, which then stops its children one after the other.
-    this.#process = spawn(process.execPath, all, {
-      stdio: ['pipe', 'pipe', verbose ? 'inherit' : 'pipe', socket],
-      detached: true,
-    }) as ChildProcessByStdio<Writable, Readable, Readable | null>;
+    const stdio = ['pipe', 'pipe', verbose ? 'inherit' : 'pipe', ...(socket === undefined ? [] : [socket])];
+    this.#process = onCpu(cpu, () =>
+      spawn(process.execPath, all, { stdio: stdio as StdioOptions, detached: true }),
+    ) as ChildProcessByStdio<Writable, Readable, Readable | null>;
+    this.pid = this.#process.pid!;
     const { stdin, stdout, stderr } = this.#process;
     stdin.on('error', () => {}); // it has ended: `ended` says so
     createInterface(stdout).on('line', line => this.#hear(line));
@@ -113,5 +118,17 @@ export class Child {
     if ('left' in message) this.#left = message.left;
     else if ('reply' in message) this.#asked.shift()?.(message.reply);
     else this.#waiting.shift()?.(message);
+  }
+}
+
+/** Starts a process on one processor, where it and its threads stay: they inherit it from the thread that starts them. */
+function onCpu<T>(cpu: number | undefined, start: () => T): T {
+  if (cpu === undefined) return start();
+  const all = getAffinity();
+  setAffinity([cpu]);
+  try {
+    return start();
+  } finally {
+    setAffinity(all);
   }
 }

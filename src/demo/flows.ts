@@ -1,6 +1,6 @@
 /** The flows of the demo between its two machines: how each is started, and what of its result goes where in the report. */
 import { gbits } from './display.js';
-import type { Network } from './network.js';
+import type { KernelShare, Network } from './network.js';
 import { type DemoReport, type Direction, rounded } from './report.js';
 import type { TrafficEnds } from './traffic/ends.js';
 import type { TcpReceived, TcpSent } from './traffic/tcp.js';
@@ -8,6 +8,8 @@ import type { UdpReceived, UdpSent } from './traffic/udp.js';
 
 const TCP_PORTS = { guest_to_host: 5001, host_to_guest: 5002 };
 const UDP_PORT = 5003;
+/** Of TCP, in the largest frame that is cut later: 64 KiB of them, in packets of 1500 bytes. */
+const MOST_SEGMENTS = 46;
 
 export const TITLES = {
   guest_to_host: 'TCP guest to host',
@@ -52,20 +54,30 @@ export function tcpRate([{ bytes, seconds }]: TcpResult): string {
   return gbits(bytes / seconds);
 }
 
-/** `cameTwice`: segments in that direction, meanwhile. */
+/**
+ * `kernel`: meanwhile, in that direction. A segment that was sent again had been lost, unless it then came twice; and the NIC has lost it, unless the
+ * kernel can have done so.
+ */
 export function reportTcp(
   report: DemoReport,
   direction: Direction,
   result: TcpResult,
-  cameTwice: number,
+  kernel: KernelShare,
 ): void {
   const [{ bytes, seconds, corruptAt }, sent] = result;
+  // Both ends count: the receiver frames, which may hold several segments; the sender what it has been told so far.
+  const spurious = Math.min(sent.retransmissions, Math.max(sent.cameTwice, kernel.cameTwice));
+  const lost = sent.retransmissions - spurious;
   report.tcp_gbps[direction] = rounded((bytes * 8) / seconds / 1e9, 3);
   report.tcp_retransmissions[direction] = sent.retransmissions;
-  report.tcp_spurious[direction] = Math.min(sent.retransmissions, cameTwice);
+  report.tcp_spurious[direction] = spurious;
+  report.tcp_dropped_by_kernel[direction] = kernel.dropped;
   const title = TITLES[direction];
-  if (corruptAt !== null) report.failures.push(`${title}: corrupt after ${corruptAt} bytes`);
-  if (bytes !== sent.bytes) report.failures.push(`${title}: ${bytes} of ${sent.bytes} bytes arrived`);
+  const { failures } = report;
+  if (corruptAt !== null) failures.push(`${title}: corrupt after ${corruptAt} bytes`);
+  if (bytes !== sent.bytes) failures.push(`${title}: ${bytes} of ${sent.bytes} bytes arrived`);
+  if (lost > kernel.dropped * MOST_SEGMENTS)
+    failures.push(`${title}: ${lost} segments lost (the kernel itself dropped ${kernel.dropped} frames)`);
 }
 
 /** For the table. */

@@ -24,6 +24,19 @@ const CARRIER_LIMIT_MS = 15_000;
 /** Frames that wait in an interface for the NIC: more than the traffic has on its way, so that the kernel has nothing to drop meanwhile. */
 const QUEUE_LENGTH = 16_384;
 
+/** What a receiver says of segments that have come before: TCP's counters, <linux/snmp.h>. */
+const CAME_TWICE = ['TCPDSACKOldSent', 'TCPDSACKOfoSent'];
+/** Segments that have come to a receiver without room for them. */
+const DROPPED_AT_SOCKET = ['TCPBacklogDrop', 'TCPRcvQDrop', 'TCPZeroWindowDrop', 'RcvPruned', 'OfoPruned'];
+
+/** What the kernel itself had to do with segments to one machine, of all its connections. */
+export interface KernelShare {
+  /** Segments that came although they had come before. */
+  readonly cameTwice: number;
+  /** Frames and segments that it dropped for want of room: in the queues of either interface, in the receiver's socket. */
+  readonly dropped: number;
+}
+
 /** One of the two machines. */
 export interface Machine {
   readonly name: 'guest' | 'host';
@@ -66,7 +79,7 @@ export class Network {
     await until(netns, interfaceName, link => link?.operationalState === 'up', signal);
   }
 
-  /** Frames that the kernel itself dropped at the two interfaces since they were made. */
+  /** Frames that the kernel itself dropped at the two interfaces since they were made: their queues were full. */
   dropped(): number {
     const drops = [this.guest, this.host].map(
       ({ interfaceName, netns }) => linkInfo(interfaceName, netns).stats,
@@ -74,10 +87,18 @@ export class Network {
     return drops.reduce((sum, { rxDropped, txDropped }) => sum + rxDropped + txDropped, 0);
   }
 
-  /** TCP segments that have come to a machine once more than they should: TCP there says so to the sender. */
-  repeated(name: Machine['name']): number {
-    const counters = tcpCounters(this[name].netns);
-    return (counters.get('TCPDSACKOldSent') ?? 0) + (counters.get('TCPDSACKOfoSent') ?? 0);
+  /** Begins to count for TCP towards a machine; what is returned tells the counts since then. */
+  watchTcp(to: Machine['name']): () => KernelShare {
+    const read = (): KernelShare => {
+      const counters = tcpCounters(this[to].netns);
+      const sum = (names: readonly string[]) => names.reduce((n, name) => n + (counters.get(name) ?? 0), 0);
+      return { cameTwice: sum(CAME_TWICE), dropped: sum(DROPPED_AT_SOCKET) + this.dropped() };
+    };
+    const before = read();
+    return () => {
+      const { cameTwice, dropped } = read();
+      return { cameTwice: cameTwice - before.cameTwice, dropped: dropped - before.dropped };
+    };
   }
 
   close(): void {

@@ -8,7 +8,6 @@
  */
 
 import type { Blackout } from '../guest/bpfhv/commands.js';
-import { getAffinity, setAffinity } from '../linux/process.js';
 import { socketPair } from '../linux/unix-socket.js';
 import type { ChildCounters, Leaks } from '../observe/child-report.js';
 import { Child, type Reply, SOCKET } from './child.js';
@@ -50,21 +49,17 @@ export class NicPair {
     const [a, b] = socketPair('demo');
     const common = ['--bpfhv-proxy', SOCKET, ...(spin ? ['--spin'] : [])];
     try {
-      this.#guest = onCpu(
-        cpus?.guest,
-        () =>
-          new Child({
-            name: 'guest',
-            args: ['guest', ...common, '--netdev', netdev],
-            socket: a.owner.fd,
-            verbose,
-          }),
-      );
+      this.#guest = new Child({
+        name: 'guest',
+        args: ['guest', ...common, '--netdev', netdev],
+        ...{ socket: a.owner.fd, cpu: cpus?.guest, verbose },
+      });
       const backend = ['serve', ...common, '--device', device, '--port', port];
-      this.#backend = onCpu(
-        cpus?.backend,
-        () => new Child({ name: 'backend', args: backend, socket: b.owner.fd, verbose }),
-      );
+      this.#backend = new Child({
+        name: 'backend',
+        args: backend,
+        ...{ socket: b.owner.fd, cpu: cpus?.backend, verbose },
+      });
     } finally {
       a.close();
       b.close();
@@ -117,16 +112,4 @@ function sum({ queues }: ChildCounters, counter: 'packets' | 'kicks' | 'interrup
 
 function settle<T>(promise: Promise<T>): Promise<T | Error> {
   return promise.catch((error: Error) => error);
-}
-
-/** Starts a process on one processor, where it and its threads stay: they inherit it from the thread that starts them. */
-function onCpu<T>(cpu: number | undefined, start: () => T): T {
-  if (cpu === undefined) return start();
-  const all = getAffinity();
-  setAffinity([cpu]);
-  try {
-    return start();
-  } finally {
-    setAffinity(all);
-  }
 }

@@ -19,6 +19,8 @@ export interface DemoReport {
   /** Segments that were sent again, and those of them that had arrived all the same: the sender had waited too long for a word of it. */
   tcp_retransmissions: Record<Direction, number | null>;
   tcp_spurious: Record<Direction, number | null>;
+  /** Frames of whatever kind that the kernel dropped meanwhile, for want of room in an interface's queue or in the receiver's socket. */
+  tcp_dropped_by_kernel: Record<Direction, number | null>;
   udp: {
     sent: number;
     received: number;
@@ -57,6 +59,7 @@ export function emptyReport(device: string, spin: boolean): DemoReport {
     tcp_gbps: { guest_to_host: null, host_to_guest: null },
     tcp_retransmissions: { guest_to_host: null, host_to_guest: null },
     tcp_spurious: { guest_to_host: null, host_to_guest: null },
+    tcp_dropped_by_kernel: { guest_to_host: null, host_to_guest: null },
     udp: null,
     frames: { guest_to_host: null, host_to_guest: null },
     signals: {},

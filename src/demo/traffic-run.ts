@@ -79,7 +79,7 @@ async function tcp({ run, network, options, ends }: Stage, way: Direction, forMs
   const [flow] = ends as [TrafficEnds];
   flow.shared.reset();
   const receiver = way === 'guest_to_host' ? 'host' : 'guest';
-  const repeated = network.repeated(receiver);
+  const kernel = network.watchTcp(receiver);
   const live = meter(() => flow.shared.amounts[RECEIVED]!);
   const { result } = await run.phase({
     title: TITLES[way],
@@ -88,7 +88,7 @@ async function tcp({ run, network, options, ends }: Stage, way: Direction, forMs
     work: () => tcpFlow(flow, network, way, forMs),
     words: tcpRate,
   });
-  reportTcp(options.report, way, result, network.repeated(receiver) - repeated);
+  reportTcp(options.report, way, result, kernel());
 }
 
 async function udp({ run, network, options, ends }: Stage, forMs: number): Promise<void> {

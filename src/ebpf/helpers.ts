@@ -7,13 +7,16 @@ import { CALL } from './isa.js';
 /**
  * One argument, in the order r1 … r5.
  * - `context`: must be exactly the address of the program's context
- * - `number`: any value
+ * - `number`: a number, never an address of the program's memory; the verifier alone can tell them apart
+ * - `ignored`: anything that is set, also an address: for helpers that do not look at it
  * - `memory`: an address of which `size` bytes must lie in memory that the program may touch; a size of
- *   `{ arg: n }` is the value of the n-th argument (0-based) of the same call. Size 0 passes with any address.
+ *   `{ arg: n }` is the value of the n-th argument (0-based) of the same call. Size 0 passes with any address. A helper with `write` writes
+ *   all of it, whatever it returns: the verifier takes it for numbers from then on.
  */
 export type HelperArg =
   | { readonly kind: 'context' }
   | { readonly kind: 'number' }
+  | { readonly kind: 'ignored' }
   | {
       readonly kind: 'memory';
       readonly size: number | { readonly arg: number };

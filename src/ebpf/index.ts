@@ -1,4 +1,4 @@
-/** eBPF as a library: decode, assemble, load from ELF, interpret, compile to WebAssembly. Imports nothing else of the project. */
+/** eBPF as a library: decode, assemble, load from ELF, verify, interpret, compile to WebAssembly. Imports nothing else of the project. */
 export { assemble } from './asm.js';
 export { disassemble, disassembleInsn } from './disasm.js';
 export { type ElfLimits, type ElfObject, isElf, loadObject } from './elf.js';
@@ -32,4 +32,11 @@ export {
   targetOf,
 } from './program.js';
 export { type Region, type Sandbox, STACK_BYTES } from './sandbox.js';
-export { type Accepted, type Refused, type Verdict, type VerifyOptions, verify } from './verifier/index.js';
+export {
+  type Accepted,
+  type ContextPromise,
+  type Refused,
+  type Verdict,
+  type VerifyOptions,
+  verify,
+} from './verifier/index.js';

@@ -87,9 +87,17 @@ export function decodeProgram(bytes: Uint8Array, name = 'program', options: Deco
 
 /** The slot that a jump or local call goes to, or null for all other instructions. */
 export function targetOf(insn: Insn): number | null {
-  if (insn.opcode === GOTOL_OPCODE) return insn.pc + 1 + insn.imm;
-  if (insn.opcode === CALL_OPCODE) return insn.src === CALL.LOCAL ? insn.pc + 1 + insn.imm : null;
-  return FORMS.get(insn.opcode)?.off === 'jump' ? insn.pc + 1 + insn.off : null;
+  const { opcode } = insn;
+  if (!isJumpClass(opcode)) return null;
+  if (opcode === GOTOL_OPCODE) return insn.pc + 1 + insn.imm;
+  if (opcode === CALL_OPCODE) return insn.src === CALL.LOCAL ? insn.pc + 1 + insn.imm : null;
+  return FORMS.get(opcode)?.off === 'jump' ? insn.pc + 1 + insn.off : null;
+}
+
+/** Jumps, calls and exits. */
+export function isJumpClass(opcode: number): boolean {
+  const cls = opcode & 7;
+  return cls === CLASS.JMP || cls === CLASS.JMP32;
 }
 
 function decodeInsn(view: DataView, pc: number, slots: number): Insn {

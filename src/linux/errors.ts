@@ -62,3 +62,10 @@ export function check(result: number, call: string, object = ''): number {
 export function isErrno(error: unknown, ...codes: string[]): error is LinuxError {
   return error instanceof LinuxError && codes.includes(error.code);
 }
+
+/** What Node's `fs` threw, as a LinuxError of that call; anything else passes through. */
+export function asLinuxError(error: unknown, call: string, object: string): unknown {
+  const code = (error as NodeJS.ErrnoException).code;
+  const errno = code && ERRNO[code];
+  return errno && !(error instanceof LinuxError) ? new LinuxError(call, errno, object) : error;
+}

@@ -68,6 +68,11 @@ export function dupFd(fd: number, name: string): OwnedFd {
   return new OwnedFd(libc.fcntl(fd, F_DUPFD_CLOEXEC, 3), name, 'dup');
 }
 
+/** Has the descriptor `target` stand for the open file behind `source` from now on: whoever uses its number, in whichever thread, uses that file. */
+export function replaceFd(target: OwnedFd, source: OwnedFd): void {
+  check(libc.dup3(source.fd, target.fd, O_CLOEXEC), 'dup3', source.name);
+}
+
 /** Opens the file behind `fd` once more, for reading, with a position of its own. Throws LinuxError EACCES. */
 export function reopenFd(fd: number, name: string): OwnedFd {
   return new OwnedFd(libc.open(`/proc/self/fd/${fd}`, O_CLOEXEC), name, 'open');
@@ -103,4 +108,14 @@ export function openFds(): { fd: number; name: string }[] {
 /** How many descriptors the whole process has open, Node's own included. */
 export function countProcessFds(): number {
   return readdirSync('/proc/self/fd').length - 1; // the listing itself holds one
+}
+
+/** Does something for which a descriptor has come, which is closed when that can't be done. */
+export function owning<T>(fd: OwnedFd | null, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    fd?.close();
+    throw error;
+  }
 }

@@ -27,6 +27,9 @@ const c = {
 
   open: lib.func('int open(const char *path, int flags, unsigned int mode)'),
   close: lib.func('int close(int fd)'),
+  dup3: lib.func('int dup3(int from, int to, int flags)'),
+  pread: lib.func('intptr_t pread(int fd, void *bytes, size_t length, int64_t offset)'),
+  pwrite: lib.func('intptr_t pwrite(int fd, void *bytes, size_t length, int64_t offset)'),
   fcntl: lib.func('int fcntl(int fd, int command, intptr_t argument)'),
   ioctl: lib.func('int ioctl(int fd, unsigned long request, void *argument)'),
   ioctlValue: lib.func('ioctl', 'int', ['int', 'unsigned long', 'uintptr_t']),
@@ -34,6 +37,7 @@ const c = {
   memfd_create: lib.func('int memfd_create(const char *name, unsigned int flags)'),
   mmap: lib.func('intptr_t mmap(void *at, size_t length, int protection, int flags, int fd, int64_t offset)'),
   munmap: lib.func('int munmap(void *at, size_t length)'),
+  memcpy: lib.func('void memcpy(uintptr_t to, uintptr_t from, size_t length)'),
   eventfd: lib.func('int eventfd(unsigned int initial, int flags)'),
 
   socket: lib.func('int socket(int domain, int type, int protocol)'),
@@ -108,6 +112,11 @@ export function recv(fd: number, bytes: Pointer, length: number, flags: number):
 
 export const open = (path: string, flags: number, mode = 0): number => result(c.open(path, flags, mode));
 export const close = (fd: number): number => result(c.close(fd));
+export const dup3 = (from: number, to: number, flags: number): number => result(c.dup3(from, to, flags));
+export const pread = (fd: number, bytes: Pointer, length: number, offset: number): number =>
+  result(c.pread(fd, bytes, length, offset));
+export const pwrite = (fd: number, bytes: Pointer, length: number, offset: number): number =>
+  result(c.pwrite(fd, bytes, length, offset));
 export const fcntl = (fd: number, command: number, argument = 0): number =>
   result(c.fcntl(fd, command, argument));
 /** An ioctl whose argument points to a struct. */
@@ -122,6 +131,8 @@ export const memfdCreate = (name: string, flags: number): number => result(c.mem
 export const mmap = (at: number, length: number, prot: number, flags: number, fd: number, offset: number) =>
   result(c.mmap(at, length, prot, flags, fd, offset));
 export const munmap = (at: number, length: number): number => result(c.munmap(at, length));
+/** Both are addresses, of bytes that do not overlap. */
+export const memcpy = (to: number, from: number, length: number): void => c.memcpy(to, from, length);
 export const eventfd = (initial: number, flags: number): number => result(c.eventfd(initial, flags));
 
 // ---- sockets ----

@@ -36,9 +36,10 @@ const SOL_PACKET = 263;
 const PACKET_IGNORE_OUTGOING = 23;
 const TCP_NODELAY = 1;
 const TCP_INFO = 11;
-/** struct tcp_info, <linux/tcp.h>: where tcpi_total_retrans is, and the bytes up to its end. */
+/** struct tcp_info, <linux/tcp.h>: where tcpi_total_retrans and tcpi_dsack_dups are, and the bytes up to the end of the latter. */
 const TOTAL_RETRANS = 100;
-const TCP_INFO_BYTES = 104;
+const DSACK_DUPS = 216;
+const TCP_INFO_BYTES = 220;
 /** Words of SO_MEMINFO, <linux/sock_diag.h>. */
 const MEMINFO_RCVBUF = 1;
 const MEMINFO_DROPS = 8;
@@ -158,11 +159,14 @@ export class Socket {
     return { limit: words[MEMINFO_RCVBUF]!, dropped: words[MEMINFO_DROPS]! };
   }
 
-  /** TCP: how many segments were sent again since the connection was made. */
-  retransmissions(): number {
+  /**
+   * TCP: how many segments were sent again since the connection was made, and how many the other end has told us (RFC 2883) that it has got
+   * more than once. A kernel that does not count those says 0.
+   */
+  retransmissions(): { readonly sent: number; readonly cameTwice: number } {
     const info = new DataView(new ArrayBuffer(TCP_INFO_BYTES));
     this.#get(IPPROTO_TCP, TCP_INFO, info, 'TCP_INFO');
-    return info.getUint32(TOTAL_RETRANS, true);
+    return { sent: info.getUint32(TOTAL_RETRANS, true), cameTwice: info.getUint32(DSACK_DUPS, true) };
   }
 
   /** TCP: the kernel sends no more than so many bytes a second, evenly, though there be more to send and room for it. */

@@ -1,8 +1,7 @@
 /** Kernel settings of a network namespace: files below /proc/sys/net. */
 
 import { readFileSync, writeFileSync } from 'node:fs';
-import { constants } from 'node:os';
-import { EINVAL, isErrno, LinuxError } from './errors.js';
+import { asLinuxError, EINVAL, isErrno, LinuxError } from './errors.js';
 import type { OwnedFd } from './fd.js';
 import { inNetns } from './netns.js';
 
@@ -36,8 +35,6 @@ function access<T>(call: string, key: string, netns: OwnedFd | undefined, action
   try {
     return inNetns(netns, () => action(path));
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    const errno = code && (constants.errno as Record<string, number>)[code];
-    throw errno && !(error instanceof LinuxError) ? new LinuxError(call, errno, path) : error;
+    throw asLinuxError(error, call, path);
   }
 }

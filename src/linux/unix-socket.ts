@@ -71,6 +71,7 @@ export class UnixSocket {
   #queuedBytes = 0;
   #watch: Watch | null = null;
   #onReadable: (() => void) | null = null;
+  #onSent: (() => void) | null = null;
   #failure: LinuxError | null = null;
 
   /** Takes over a connected, nonblocking stream socket. */
@@ -126,6 +127,11 @@ export class UnixSocket {
     this.#updateWatch();
   }
 
+  /** Calls back when the kernel has taken what was queued, or never will: the next send says which. Null stops. */
+  onSent(callback: (() => void) | null): void {
+    this.#onSent = callback;
+  }
+
   /** Who is at the other end, as the kernel noted it when the connection was made. */
   peerCredentials(): Credentials {
     const value = new Int32Array(3);
@@ -140,6 +146,7 @@ export class UnixSocket {
     this.#watch?.close();
     this.#watch = null;
     this.#onReadable = null;
+    this.#onSent = null;
     this.#dropQueue();
     this.owner.close();
   }
@@ -194,6 +201,7 @@ export class UnixSocket {
       if (head.bytes.length === 0) this.#queue.shift();
     }
     this.#updateWatch();
+    this.#onSent?.();
   }
 
   #dropQueue(): void {

@@ -17,10 +17,12 @@ interface Range {
 export class Arena {
   readonly #window: Window;
   readonly #live = new Map<number, number>();
+  readonly #name: string;
   #free: Range[];
 
-  constructor(window: Window, start = ARENA_START, end = ARENA_END) {
+  constructor(window: Window, start = ARENA_START, end = ARENA_END, name = 'the arena') {
     this.#window = window;
+    this.#name = name;
     this.#free = [{ start, end }];
   }
 
@@ -28,7 +30,7 @@ export class Arena {
   allocate(size: number): number {
     const length = Math.max(1, Math.ceil(size / LINE)) * LINE;
     const index = this.#free.findIndex(range => range.end - range.start >= length);
-    if (index < 0) throw new MemoryError('MEMORY_FULL', `the arena has no ${size} bytes left`);
+    if (index < 0) throw new MemoryError('MEMORY_FULL', `${this.#name} has no ${size} bytes left`);
     const range = this.#free[index]!;
     const address = range.start;
     range.start += length;

@@ -6,8 +6,8 @@
  *   flat     │ all of it, for system calls                                          │
  *   window         [pin: a ring]            [chunk][chunk]          [chunk]
  * ```
- * Pins stay until they are given back. Chunks are what the datapath has come across: 2 MiB, or a page where pages are larger; when there is no room,
- * those that came first leave.
+ * Pins stay until they are given back. Chunks are what the datapath has come across: 2 MiB, or a page where pages are larger. A backing's chunks take no
+ * more of the window than they leave free, so that there is room for pins, and for other guests of the process; those that came first leave.
  */
 import type { OwnedFd } from '../linux/fd.js';
 import type { MemoryFacts } from '../linux/memfd.js';
@@ -43,8 +43,8 @@ interface Piece {
 }
 
 const CHUNK = 0x20_0000;
-/** Bytes of one backing's chunks: half of the window, so that pins find room. */
-const MAX_CHUNKED = 0x8000_0000;
+/** Bytes of chunks that every backing may have: more than the largest frame needs; and of the window, that they leave to pins beyond. */
+const ENOUGH = 0x1000_0000;
 
 export class Backing {
   readonly key: string;
@@ -103,20 +103,24 @@ export class Backing {
     this.#pins.delete(key);
   }
 
-  /** Has the chunks that hold these bytes in the window; the oldest ones may leave, so nobody may be using any. Throws MemoryError MEMORY_FULL. */
+  /**
+   * Has the chunks that hold these bytes in the window; the oldest ones may leave, so nobody may be using any. Throws MemoryError MEMORY_FULL when there
+   * is no room for a single one; whether there was room for all of them, `has` tells.
+   */
   reach(offset: number, length: number): void {
     if (this.window !== 0) return;
-    const step = Math.max(CHUNK, this.#pageSize);
-    const last = this.start + offset + length - 1;
-    const most = Math.floor(MAX_CHUNKED / step);
-    for (let at = this.start + offset; at <= last; at = (Math.floor(at / step) + 1) * step) {
-      const first = Math.max(this.start, Math.floor(at / step) * step);
-      const end = Math.min(this.end, (Math.floor(at / step) + 1) * step);
+    const step = this.#chunkSize;
+    for (const [first, end] of this.#chunksOf(offset, length)) {
       const known = this.#chunks.get(first);
       this.#chunks.delete(first); // to be the youngest one
-      if (!known) while (this.#chunks.size >= most) this.#dropOldest();
+      if (!known) while (this.#isGreedy(this.#chunks.size * step)) this.#dropOldest();
       this.#chunks.set(first, known ?? { ...this.#bring(first, end), length: end - first });
     }
+  }
+
+  /** Whether all of these bytes are in the window. */
+  has(offset: number, length: number): boolean {
+    return this.window !== 0 || this.#chunksOf(offset, length).every(([first]) => this.#chunks.has(first));
   }
 
   /** The chunks of now, by their offsets. */
@@ -155,6 +159,24 @@ export class Backing {
     this.#chunks.clear();
     this.#mapping.close();
     this.#fd.close();
+  }
+
+  #isGreedy(bytes: number): boolean {
+    return bytes >= ENOUGH && bytes > this.#home.free - ENOUGH;
+  }
+
+  get #chunkSize(): number {
+    return Math.max(CHUNK, this.#pageSize);
+  }
+
+  /** The chunks of the file that hold these bytes: where they begin and end. */
+  #chunksOf(offset: number, length: number): [first: number, end: number][] {
+    const step = this.#chunkSize;
+    const chunks: [number, number][] = [];
+    const end = this.start + offset + length;
+    for (let at = Math.floor((this.start + offset) / step) * step; at < end; at += step)
+      chunks.push([Math.max(this.start, at), Math.min(this.end, at + step)]);
+    return chunks;
   }
 
   /** The pages of the file that hold these bytes. */

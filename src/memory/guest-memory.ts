@@ -260,17 +260,31 @@ export class RegionTable {
 
   /**
    * Brings [gpa, gpa + length), as far as there are regions without a gap, into the window; what was brought there long ago may have to leave. It shows after
-   * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL.
+   * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL when there is no room.
    */
   reach(gpa: bigint, length: number): void {
+    for (const { backing, offset, length: part } of this.#spans(gpa, length)) backing.reach(offset, part);
+    if (!this.reached(gpa, length))
+      throw new MemoryError('MEMORY_FULL', `no room in the window for ${length} bytes at once`);
+  }
+
+  /** Whether all of that is in the window. */
+  reached(gpa: bigint, length: number): boolean {
+    return this.#spans(gpa, length).every(({ backing, offset, length: part }) => backing.has(offset, part));
+  }
+
+  /** Where the bytes are, as far as there are regions without a gap. */
+  #spans(gpa: bigint, length: number): { backing: Backing; offset: number; length: number }[] {
+    const spans: { backing: Backing; offset: number; length: number }[] = [];
     for (let done = 0; done < length; ) {
       const region = this.#find(gpa + BigInt(done), 1);
-      if (!region) return;
+      if (!region) break;
       const offset = region.offset + Number(gpa + BigInt(done) - region.gpa);
       const part = Math.min(length - done, region.offset + Number(region.size) - offset);
-      region.backing.reach(offset, part);
+      spans.push({ backing: region.backing, offset, length: part });
       done += part;
     }
+    return spans;
   }
 
   /** The guest physical address of something at that address of this process, null when it is in no region. */

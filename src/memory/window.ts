@@ -9,6 +9,7 @@
  * Address 0 and all below the arena are never handed out, so 0 can mean "nowhere". A window is created once a process and shared with its
  * workers; only the thread that created it maps and unmaps.
  */
+import { memcpy } from '../linux/libc.js';
 import { baseOf, type FileRange, type Mapping, mapOnto } from '../linux/mmap.js';
 
 export const WINDOW_PAGES = 65536;
@@ -37,6 +38,7 @@ export class Window {
   readonly longs: BigUint64Array;
   readonly doubles: Float64Array;
   readonly #used: Uint8Array;
+  #free = (WINDOW_SIZE - ARENA_END) / UNIT;
 
   private constructor(memory: WebAssembly.Memory) {
     this.memory = memory;
@@ -80,6 +82,21 @@ export class Window {
     }
   }
 
+  /** Bytes that no overlay takes, in however many pieces. */
+  get free(): number {
+    return this.#free * UNIT;
+  }
+
+  /** Copies `length` bytes from an address in this process to a window address. */
+  copyIn(to: number, from: number, length: number): void {
+    memcpy(this.base + to, from, length);
+  }
+
+  /** Copies `length` bytes from a window address to an address in this process. */
+  copyOut(to: number, from: number, length: number): void {
+    memcpy(to, this.base + from, length);
+  }
+
   /** First fit in whole units. `alignment` is of the window address, not of the process's. */
   #reserve(length: number, alignment: number): { address: number; units: number } | null {
     const units = Math.ceil(length / UNIT);
@@ -92,6 +109,7 @@ export class Window {
       const taken = this.#used.subarray(first, first + units).lastIndexOf(1);
       if (taken < 0) {
         this.#used.fill(1, first, first + units);
+        this.#free -= units;
         return { address: first * UNIT, units };
       }
       first += Math.floor(taken / step) * step;
@@ -101,6 +119,7 @@ export class Window {
 
   #release({ address, units }: { address: number; units: number }): void {
     this.#used.fill(0, address / UNIT, address / UNIT + units);
+    this.#free += units;
   }
 }
 

@@ -3,7 +3,7 @@
  *
  * ```
  *   bytes of a packet, on average        below 300          between            above 700
- *   at 100 Mbit/s or 20 000 packets/s    fast ring          as it is           segmentation
+ *   at 100 Mbit/s or 20 000 packets/s    fastest ring       as it is           segmentation, where it would be offered
  *
  *   packets a second                     below 20 000       between            above 100 000
  *                                        poll               as it is           spin
@@ -11,12 +11,21 @@
  * The direction that moves more bytes decides. A change is advised when the same one has been due for several looks in a row, and not soon
  * after another one; a contract that the guest has declined is left alone for a while, each time twice as long.
  */
+import type { Direction } from './control.js';
 
-/** The fastest ring for small packets (`polynic bench tx-sink`), and the one for large flows (`polynic bench tap-tcp`). */
-const FAST = 'sring';
-const SEGMENTING = 'sring_gso';
-/** What may be exchanged for them. A format that seals, or comes from outside, was chosen for other reasons than speed. */
-const EXCHANGEABLE: ReadonlySet<string> = new Set([FAST, SEGMENTING, 'vring_packed']);
+/** For large flows: the format that has segmentation. It is four times as fast as the others between TAPs (README, `tap-tcp`). */
+export const SEGMENTING = 'sring_gso';
+/**
+ * What a packet of 60 bytes costs, in nanoseconds: driver, programs and backend together, as in the README's table under "Where the time goes" (`npm run bench
+ * parts`; a test holds the two together). These formats are exchanged for one another. One that seals, or comes from outside, was chosen for other reasons
+ * than speed.
+ */
+export const SMALL_PACKET_NS: Readonly<Record<string, Readonly<Record<Direction, number>>>> = {
+  sring: { tx: 55, rx: 51 },
+  sring_gso: { tx: 70, rx: 61 },
+  vring_packed: { tx: 64, rx: 57 },
+};
+const EXCHANGEABLE = Object.keys(SMALL_PACKET_NS);
 
 export interface AdaptiveLimits {
   /** Looks in a row that must agree. */
@@ -54,6 +63,8 @@ export interface Look {
   readonly elapsed: number;
   readonly rx: Moved;
   readonly tx: Moved;
+  /** Whether large frames would be offered in a direction, seen from the guest, with the format that can have them. */
+  readonly segments: Readonly<Record<Direction, boolean>>;
   /** As it is now. */
   readonly device: string;
   readonly spin: boolean;
@@ -90,29 +101,43 @@ export class Adaptive {
     this.#changedAt = at;
   }
 
-  /** The guest did not take that contract. */
+  /** The guest did not take that contract, or took it without what it was to have it for. */
   declined(device: string, at: number): void {
     const forMs = 2 * (this.#declined.get(device)?.forMs ?? this.#limits.declinedMs / 2);
     this.#declined.set(device, { until: at + forMs, forMs });
     this.#changedAt = at;
   }
 
-  #contract({ at, elapsed, rx, tx, device }: Look): Advice | null {
-    const { packets, bytes } = rx.bytes > tx.bytes ? rx : tx;
+  #contract({ at, elapsed, rx, tx, segments, device }: Look): Advice | null {
+    const direction = rx.bytes > tx.bytes ? 'rx' : 'tx';
+    const { packets, bytes } = direction === 'rx' ? rx : tx;
     const bits = (bytes * 8000) / elapsed;
     const rate = (packets * 1000) / elapsed;
     const size = packets === 0 ? 0 : bytes / packets;
     let wanted = device;
-    if (bits >= MANY_BITS && size >= LARGE_BYTES) wanted = SEGMENTING;
-    else if (rate >= MANY_PACKETS && size <= SMALL_BYTES) wanted = FAST;
+    if (bits >= MANY_BITS && size >= LARGE_BYTES) {
+      if (segments[direction]) wanted = SEGMENTING;
+    } else if (rate >= MANY_PACKETS && size <= SMALL_BYTES) wanted = this.#fastest(direction, device, at);
 
     const looks = wanted === this.#due.device ? this.#due.looks + 1 : 1;
     this.#due = { device: wanted, looks };
-    if (!EXCHANGEABLE.has(device) || wanted === device || looks < this.#limits.looks) return null;
-    if (at - this.#changedAt < this.#limits.restMs) return null;
-    if (at < (this.#declined.get(wanted)?.until ?? 0)) return null;
+    if (!EXCHANGEABLE.includes(device) || wanted === device || looks < this.#limits.looks) return null;
+    if (at - this.#changedAt < this.#limits.restMs || !this.#isWelcome(wanted, at)) return null;
     const traffic = `${(bits / 1e6).toFixed(0)} Mbit/s, ${(rate / 1000).toFixed(0)} kpps, ${size.toFixed(0)} bytes a packet`;
     return { device: wanted, reason: `${wanted} instead of ${device}: ${traffic}` };
+  }
+
+  /** For small packets, of what the guest has and of what it may take. */
+  #fastest(direction: Direction, device: string, at: number): string {
+    const cost = (format: string) => SMALL_PACKET_NS[format]?.[direction] ?? Number.POSITIVE_INFINITY;
+    return EXCHANGEABLE.reduce(
+      (best, format) => (cost(format) < cost(best) && this.#isWelcome(format, at) ? format : best),
+      device,
+    );
+  }
+
+  #isWelcome(device: string, at: number): boolean {
+    return at >= (this.#declined.get(device)?.until ?? 0);
   }
 
   #waiting({ elapsed, rx, tx, spin }: Look): Advice | null {

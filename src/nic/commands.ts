@@ -58,13 +58,26 @@ export type WorkerCommand =
   | { readonly op: 'port'; readonly lanes: readonly PortDescriptor[] }
   | { readonly op: 'spin'; readonly spin: boolean }
   | { readonly op: 'irq'; readonly queue: number; readonly irq: number }
-  | { readonly op: 'remap'; readonly regions: number; readonly queues: readonly QueueMove[] };
+  | {
+      readonly op: 'remap';
+      readonly regions: number;
+      readonly partial: boolean;
+      readonly queues: readonly QueueMove[];
+    };
 
 /** What a worker tells without being asked. */
 export type WorkerEvent =
   | { readonly note: string }
-  /** A queue stands still until it is started again: these buffers are to be in the window; where there are none, its structure says what it lacks. */
-  | { readonly miss: number; readonly lacks: readonly Lack[] };
+  /** A queue stands still until it is started again: these buffers are to be in the window; null: its structure says what it lacks. */
+  | { readonly miss: number; readonly lacks: Lacks | null };
 
 /** A buffer: its address in this process, and its bytes. */
 export type Lack = readonly [flat: bigint, length: number];
+
+/** Buffers that are not in the window. */
+export interface Lacks {
+  /** Of the first frame that lacks any: all of its buffers, since all have to be there at once. */
+  readonly first: readonly Lack[];
+  /** Of frames behind it: as many of them as there is room for would be of use. */
+  readonly others: readonly Lack[];
+}

@@ -119,6 +119,14 @@ export class Contract {
     this.#parameters = null;
   }
 
+  /** The guest is gone, with all that it has said and got. */
+  left(): void {
+    this.dropQueues();
+    this.agree(0n);
+    this.#handedOut?.close();
+    this.#handedOut = null;
+  }
+
   /** The guest has to say again where it has its contexts. */
   dropContexts(): void {
     for (const queue of this.#queues) queue.dropContext();
@@ -132,7 +140,7 @@ export class Contract {
     }
   }
 
-  /** A memfd with the programs' ELF object, positioned at its start; ours, until it is asked for again. */
+  /** A memfd with the programs' ELF object, positioned at its start; ours, until it is asked for again or the guest leaves. */
   programs(): OwnedFd {
     // Whoever gets it may read it on from where the one before has stopped: so each gets a position of its own.
     this.#handedOut?.close();

@@ -47,7 +47,8 @@ export interface NicControl {
   setQueueIrq(queue: number, fd: OwnedFd | null): Promise<void>;
   /** The eventfd by which the NIC tells the hypervisor that an upgrade is pending. */
   setUpgrade(fd: OwnedFd): void;
-  enable(direction: Direction): Promise<void>;
+  /** `complete`: the queues that must have context, kick and interrupt: all of the NIC (default), or only the direction's own. */
+  enable(direction: Direction, complete?: 'all' | 'own'): Promise<void>;
   disable(direction: Direction): Promise<void>;
   /** The peer is gone: stop, drain nothing, drop contexts, regions and fds. */
   disconnect(): Promise<void>;

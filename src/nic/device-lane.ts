@@ -18,7 +18,7 @@ import type { Batch } from '../ring/batch.js';
 import type { DatapathExports } from '../ring/datapath.js';
 import type { Ring } from '../ring/ring.js';
 import type { FrameCapture } from './capture.js';
-import type { Lack } from './commands.js';
+import type { Lacks } from './commands.js';
 import { fillWith } from './inject.js';
 import { cutTo, lacking, reachable } from './reach.js';
 
@@ -45,13 +45,15 @@ export interface LaneHost {
   ring: Ring;
   /** They are virtqueues, which may lack an address. */
   virtio: boolean;
+  /** They carry metadata: of frames that come in, headers are read. */
+  metadata: boolean;
   readonly txBatch: Batch;
   readonly rxBatch: Batch;
   readonly capture: FrameCapture | null;
   /** Not all of the guest's memory is in the window. */
   partial: boolean;
-  /** Tells that the queue waits for buffers to be in the window; none: for what its structure says. */
-  miss(queue: number, lacks: readonly Lack[]): void;
+  /** Tells that the queue waits for buffers to be in the window; null: for what its structure says. */
+  miss(queue: number, lacks: Lacks | null): void;
 }
 
 export class DeviceLane {
@@ -215,7 +217,7 @@ export class DeviceLane {
   }
 
   #get(queue: LaneQueue, batch: Batch, room: number): number {
-    if (!this.#host.partial || !this.#touches) return this.#port.get(batch);
+    if (!this.#host.partial || !(this.#touches || this.#host.metadata)) return this.#port.get(batch);
     const ready = this.#ready(queue, batch, room);
     if (ready === 0) return 0;
     const all = cutTo(this.#host.window, batch, ready);
@@ -228,17 +230,17 @@ export class DeviceLane {
   #ready(queue: LaneQueue, batch: Batch, frames: number): number {
     const { window } = this.#host;
     const ready = reachable(window, batch, frames);
-    if (ready < frames) this.#wait(queue, lacking(window, batch, frames));
+    if (ready < frames) this.#wait(queue, lacking(window, batch, ready, frames));
     return ready;
   }
 
   #lookForMiss(queue: LaneQueue): void {
     const { virtio, window } = this.#host;
     if (!virtio || queue.waits) return;
-    if (window.words[(queue.address + L.VIRTQ_MISS_LENGTH) >>> 2] !== 0) this.#wait(queue, []);
+    if (window.words[(queue.address + L.VIRTQ_MISS_LENGTH) >>> 2] !== 0) this.#wait(queue, null);
   }
 
-  #wait(queue: LaneQueue, lacks: readonly Lack[]): void {
+  #wait(queue: LaneQueue, lacks: Lacks | null): void {
     queue.waits = true;
     this.#host.miss(queue.address, lacks);
   }

@@ -33,6 +33,10 @@ function ringOf(device: string, datapath: Datapath): Ring {
   return device === VIRTIO ? virtqRing(datapath) : deviceType(device)!.ring(datapath);
 }
 
+function hasMetadata(device: string): boolean {
+  return device !== VIRTIO && deviceType(device)!.metadata === true;
+}
+
 class DeviceLoop implements Loop<WorkerCommand, number> {
   readonly pollEntries = 2 * MAX_QUEUES;
   readonly pauseMicroseconds: number;
@@ -58,6 +62,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
       calls,
       ring: ringOf(data.device, datapath),
       virtio: data.device === VIRTIO,
+      metadata: hasMetadata(data.device),
       txBatch: new Batch(window, data.txBatch),
       rxBatch: new Batch(window, data.rxBatch),
       partial: false,
@@ -132,6 +137,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
         this.#setIrq(command.queue, command.irq);
         break;
       case 'remap':
+        this.#host.partial = command.partial;
         for (const { queue, context } of command.queues) {
           this.#set(queue, L.QUEUE_REGIONS, command.regions);
           this.#set(queue, L.QUEUE_HINT, 0);
@@ -154,6 +160,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
     if (device === this.#device) return;
     this.#host.ring = ringOf(device, this.#datapath);
     this.#host.virtio = device === VIRTIO;
+    this.#host.metadata = hasMetadata(device);
     this.#device = device;
   }
 

@@ -5,13 +5,13 @@
  * guest may start again on the same ones.
  */
 import { EventFd } from '../linux/eventfd.js';
-import type { OwnedFd } from '../linux/fd.js';
-import { beginUrgent, endUrgent } from '../linux/urgent.js';
+import { type OwnedFd, owning } from '../linux/fd.js';
 import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { offloadsOf } from '../ring/features.js';
 import type { DeviceType } from '../ring/ring.js';
+import type { Lacks } from './commands.js';
 import type { ContextSizes, Contract } from './contract.js';
 import {
   type Direction,
@@ -21,10 +21,13 @@ import {
   type NicParameters,
 } from './control.js';
 import { dumpNic } from './dump.js';
+import { Hurry } from './hurry.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
+import { PortTerms } from './port-terms.js';
 import type { Queue, QueueStats } from './queue.js';
+import { bringIn, reachBuffers } from './reach.js';
 import { type Moved, relocate } from './relocate.js';
-import { Signals } from './signals.js';
+import { SignalTable } from './signals.js';
 import { Turns } from './turns.js';
 import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
 import { Workers, type WorkersOptions } from './workers.js';
@@ -39,9 +42,6 @@ const WHILE_RUNNING = {
   setMemoryTable: true,
   setUpgrade: true,
 } as const;
-
-/** A swap takes less; a guest that takes longer has other things to do. */
-const HURRY_MS = 20;
 
 export interface NicOptions extends WorkersOptions {
   readonly device: DeviceType;
@@ -64,14 +64,12 @@ export class Nic implements NicControl {
   readonly #turns = new Turns();
   readonly #enabled = { rx: false, tx: false };
   #table: RegionTable | null = null;
-  #signals: Signals[] = [];
-  #signalled = { rx: 0, tx: 0 };
+  readonly #signals = new SignalTable();
   #upgrade: EventFd | null = null;
-  /** What frames from the port may ask for (OFFLOAD_*), as it was told last; at first it may have been told anything. */
-  #offloads = -1;
+  readonly #terms = new PortTerms(() => this.port);
+  readonly #hurry = new Hurry();
   /** Directions that have stopped: the guest may have reclaimed what it had posted, so private state is taken from the contexts at the next start. */
   readonly #resume = { rx: false, tx: false };
-  #hurrying: NodeJS.Timeout | null = null;
   /** Called once when the worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
@@ -102,6 +100,10 @@ export class Nic implements NicControl {
     );
     this.#workers = workers;
     workers.onFailure = error => this.onFailure(error);
+    workers.onMiss = (queue, lacks) => {
+      if (lacks)
+        this.#turns.take(() => this.#missed(queue, lacks)).catch((error: Error) => workers.fail(error));
+    };
   }
 
   /** Starts the NIC's workers. Throws when programs or workers can't be loaded. */
@@ -141,6 +143,22 @@ export class Nic implements NicControl {
     return this.#contract.agreed;
   }
 
+  /** Queues and buffers of the present contract; null: nobody has asked for any. */
+  get parameters(): NicParameters | null {
+    return this.#contract.parameters;
+  }
+
+  /** Those of the contract that an upgrade has announced; null: none is. */
+  get announced(): NicParameters | null {
+    return this.#contracts.next?.parameters ?? null;
+  }
+
+  /** Feature bits that would be offered with a device type, offloads being allowed as they are now. */
+  offering({ features }: DeviceType): bigint {
+    const { mask } = this.#contract;
+    return mask === undefined ? features : features & mask;
+  }
+
   /** Counters of all queues since they were set up, upgrades included. */
   stats(): NicStats {
     const { queues } = this.#contract;
@@ -178,12 +196,12 @@ export class Nic implements NicControl {
   setParameters(parameters: NicParameters): ContextSizes {
     const contract = this.#contracts.look();
     if (contract !== this.#contract) {
-      this.#checkNumbers(parameters);
+      this.#signals.checkNumbers(parameters);
       return contract.prepare(parameters);
     }
     this.#check('setParameters');
     const sizes = contract.prepare(parameters);
-    this.#makeSignals(contract);
+    this.#signals.fit(contract.parameters);
     this.#useLanes();
     return sizes;
   }
@@ -211,7 +229,7 @@ export class Nic implements NicControl {
   async setQueueContext(index: number, gpa: bigint): Promise<void> {
     const { chosen, next } = this.#contracts;
     if (chosen === this.#contract) this.#check('setQueueContext');
-    const queue = chosen.queues[index] ?? this.#noQueue(index);
+    const queue = chosen.queues[index] ?? noQueue(index, chosen.queues.length);
     if (gpa === 0n) {
       queue.dropContext();
       return;
@@ -229,28 +247,21 @@ export class Nic implements NicControl {
   }
 
   async setQueueKick(index: number, fd: OwnedFd | null): Promise<void> {
-    try {
+    const signals = owning(fd, () => {
       this.#check('setQueueKick');
-      this.#signalsOf(index);
-    } catch (error) {
-      fd?.close();
-      throw error;
-    }
-    this.#signalsOf(index).setKick(fd);
+      return this.#signals.of(index);
+    });
+    signals.setKick(fd);
   }
 
   setQueueIrq(index: number, fd: OwnedFd | null): Promise<void> {
     return this.#turns.take(async () => {
-      const signals = this.#signals[index];
-      if (!signals) {
-        fd?.close();
-        this.#noQueue(index);
-      }
-      const former = signals!.setIrq(fd);
+      const signals = owning(fd, () => this.#signals.of(index));
+      const former = signals.setIrq(fd);
       const queue = this.#contract.queues[index];
       try {
         if (this.running && queue)
-          await this.#workers.call(() => ({ op: 'irq', queue: queue.address, irq: signals!.irqFd }));
+          await this.#workers.call(() => ({ op: 'irq', queue: queue.address, irq: signals.irqFd }));
       } finally {
         former?.close();
       }
@@ -265,12 +276,37 @@ export class Nic implements NicControl {
     if (this.running) this.#contracts.refused();
   }
 
-  enable(direction: Direction): Promise<void> {
-    return this.#turns.take(() => this.#enable(direction));
+  enable(direction: Direction, complete: 'all' | 'own' = 'all'): Promise<void> {
+    return this.#turns.take(() => this.#enable(direction, complete));
   }
 
   disable(direction: Direction): Promise<void> {
     return this.#turns.take(() => this.#stop(direction, true));
+  }
+
+  /**
+   * The guest takes what is announced, of which it has the programs, before it starts: it has prepared itself for it, or uses neither contract yet. Nothing when
+   * it runs, or nothing was announced.
+   */
+  take(): Promise<void> {
+    return this.#turns.take(async () => {
+      if (!this.running && this.#contracts.chosen !== this.#contract) await this.#swap();
+    });
+  }
+
+  /** The guest begins anew, with the memory, the eventfds and as many queues as it has: nothing is drained, contexts and features are forgotten. */
+  reset(): Promise<void> {
+    return this.#turns.take(async () => {
+      await this.#stop('tx', false);
+      await this.#stop('rx', false);
+      try {
+        await this.#contracts.restart();
+      } finally {
+        this.#resume.rx = false;
+        this.#resume.tx = false;
+        this.#setPortOffloads();
+      }
+    });
   }
 
   disconnect(): Promise<void> {
@@ -280,7 +316,7 @@ export class Nic implements NicControl {
   /** Ends the NIC: drains what was published, stops the worker, gives everything back. The port stays its owner's. */
   close(): Promise<void> {
     return this.#turns.take(async () => {
-      this.#calmDown();
+      this.#hurry.end();
       await this.#stop('tx', true);
       await this.#forget();
       await this.#workers.close();
@@ -292,11 +328,13 @@ export class Nic implements NicControl {
     return this.#contracts.present;
   }
 
-  async #enable(direction: Direction): Promise<void> {
+  async #enable(direction: Direction, complete: 'all' | 'own'): Promise<void> {
     if (this.#enabled[direction]) return;
     if (this.#workers.failure) throw this.#workers.failure;
     const due = this.running ? null : this.#contracts.due;
-    this.#checkComplete(due ?? this.#contract, `enable ${direction}`);
+    const { queues } = due ?? this.#contract;
+    const needed = complete === 'all' ? queues : queues.filter(queue => queue.direction === direction);
+    this.#checkComplete(needed, `enable ${direction}`);
     if (due) await this.#swap();
     if (this.#resume[direction]) {
       this.#resume[direction] = false;
@@ -314,7 +352,7 @@ export class Nic implements NicControl {
 
   /** The guest has its answer. What may cost the processor, or wait for others, comes only now. */
   #settle(): void {
-    this.#calmDown();
+    this.#hurry.end();
     this.#setPortOffloads();
   }
 
@@ -334,7 +372,7 @@ export class Nic implements NicControl {
     try {
       await this.#contracts.left();
     } finally {
-      this.#makeSignals(this.#contract);
+      this.#signals.fit(this.#contract.parameters);
       this.#upgrade?.close();
       this.#upgrade = null;
       this.#setPortOffloads();
@@ -345,18 +383,12 @@ export class Nic implements NicControl {
 
   /** The port hands the guest no more than it takes. */
   #setPortOffloads(): void {
-    this.#tellPort(offloadsOf(this.#contract.agreed, 'rx'));
+    this.#terms.allow(offloadsOf(this.#contract.agreed, 'rx'));
   }
 
   /** Nor more than it will take. */
   #narrowPort(next: Contract): void {
-    this.#tellPort(offloadsOf(next.agreed, 'rx') & this.#offloads);
-  }
-
-  /** Only what is new: the kernel's lock of all interfaces may be held by others for long, and at a swap packets wait. */
-  #tellPort(offloads: number): void {
-    if (offloads !== this.#offloads) this.port.setOffloads?.(offloads);
-    this.#offloads = offloads;
+    this.#terms.narrow(offloadsOf(next.agreed, 'rx'));
   }
 
   /** The kernel, or whoever is behind the port, uses no lane that nobody reads. */
@@ -370,47 +402,59 @@ export class Nic implements NicControl {
 
   async #start(direction: Direction): Promise<void> {
     const queues = this.#queuesOf(direction).map(({ index, address }, pair) => {
-      const { kickFd, irqFd } = this.#signalsOf(index);
+      const { kickFd, irqFd } = this.#signals.of(index);
       return { queue: address, kick: kickFd, irq: irqFd, discard: false, pair };
     });
-    await this.#workers.run(this.#contract.device.name, direction, queues);
+    const partial = this.#table !== null && !this.#table.inWindow;
+    await this.#workers.run(this.#contract.device.name, direction, queues, partial);
   }
 
-  /** Port and way of waiting, between two turns of the worker. */
-  async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
-    if (spin !== undefined) await this.#workers.setSpin(spin);
-    if (port) {
-      this.#offloads = offloadsOf(this.#contract.agreed, 'rx');
-      port.setOffloads?.(this.#offloads);
-      const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+  /** Does something while no queue is in a worker's hands. */
+  async #paused(action: () => void | Promise<void>): Promise<void> {
+    const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+    try {
       for (const direction of running) await this.#workers.stop(direction, false);
-      await this.#workers.setPort(port);
-      this.#useLanes();
-      for (const direction of running) await this.#start(direction);
+      await action();
+    } finally {
+      // Unless nothing moves any more.
+      if (!this.#workers.failure) for (const direction of running) await this.#start(direction);
     }
   }
 
-  /** As many pairs of eventfds as the contract has queues; those that there are stay, if they are for as many. */
-  #makeSignals({ parameters }: Contract): void {
-    const { numRxQueues = 0, numTxQueues = 0 } = parameters ?? {};
-    const { rx, tx } = this.#signalled;
-    if (numRxQueues === rx && numTxQueues === tx) return;
-    for (const signals of this.#signals) signals.close();
-    this.#signals = Array.from({ length: numRxQueues + numTxQueues }, () => new Signals());
-    this.#signalled = { rx: numRxQueues, tx: numTxQueues };
+  /** A queue waits for buffers that are not in the window; or has waited: it was stopped meanwhile. */
+  async #missed(address: number, lacks: Lacks): Promise<void> {
+    const table = this.#table;
+    const { queues } = this.#contract;
+    const queue = queues.find(own => own.address === address);
+    if (!queue || !table || !this.#enabled[queue.direction] || this.#workers.failure) return;
+    await this.#paused(() => {
+      const failure = bringIn(table, () => reachBuffers(table, lacks));
+      for (const each of [...queues, ...(this.#contracts.next?.queues ?? [])]) each.refresh();
+      if (!failure) return;
+      this.#log('warn', `queue ${queue.index} stands still: ${failure.message}`);
+      queue.giveUp();
+    });
   }
 
-  /** The eventfds stay, so there are as many queues. */
-  #checkNumbers({ numRxQueues, numTxQueues }: NicParameters): void {
-    const { rx, tx } = this.#signalled;
-    if (numRxQueues === rx && numTxQueues === tx) return;
-    const wanted = `${numRxQueues} receive and ${numTxQueues} transmit queues`;
-    throw new NicError('NIC_PARAMETERS', `${wanted}: an upgrade leaves it at ${rx} and ${tx}`);
+  /** Port and way of waiting, between two turns of the worker. Throws when the port can't be used, and both are as before. */
+  async #change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<void> {
+    if (port) await this.#changePort(port);
+    if (spin !== undefined) await this.#workers.setSpin(spin);
   }
 
-  #checkComplete({ queues }: Contract, what: string): void {
+  async #changePort(port: PortHandle): Promise<void> {
+    const offloads = offloadsOf(this.#contract.agreed, 'rx');
+    port.setOffloads?.(offloads);
+    await this.#paused(async () => {
+      await this.#workers.setPort(port);
+      this.#terms.replaced(offloads);
+      this.#useLanes();
+    });
+  }
+
+  #checkComplete(queues: readonly Queue[], what: string): void {
     const lacking = queues.filter(
-      ({ index, contextGpa }) => contextGpa === null || !this.#signals[index]!.complete,
+      ({ index, contextGpa }) => contextGpa === null || !this.#signals.of(index).complete,
     );
     if (queues.length > 0 && lacking.length === 0) return;
     const which =
@@ -420,7 +464,7 @@ export class Nic implements NicControl {
 
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
-    if (this.#contracts.due) this.#hurry();
+    if (this.#contracts.due) this.#hurry.begin();
     const left = await this.#workers.stop(direction, drain);
     this.#enabled[direction] = false;
     this.#resume[direction] = true;
@@ -430,31 +474,18 @@ export class Nic implements NicControl {
     this.#log('info', `${direction} disabled`);
   }
 
-  /** The guest stops in order to start with what it has prepared: its packets wait until then. */
-  #hurry(): void {
-    if (this.#hurrying) return;
-    beginUrgent();
-    this.#hurrying = setTimeout(() => this.#calmDown(), HURRY_MS);
-  }
-
-  #calmDown(): void {
-    if (!this.#hurrying) return;
-    clearTimeout(this.#hurrying);
-    this.#hurrying = null;
-    endUrgent();
-  }
-
   /** Everything that stands in the old table is found in the new one, or nothing changes. */
   async #moveTo(next: RegionTable): Promise<void> {
     const { queues } = this.#contract;
     const staged = this.#contracts.next?.queues ?? [];
     const movers = this.running
-      ? { running: queues, resting: staged }
+      ? { running: queues.filter(queue => queue.contextGpa !== null), resting: staged }
       : { running: [], resting: [...queues, ...staged] };
     const move = (moved: readonly Moved[]) =>
       this.#workers.call(worker => ({
         op: 'remap',
         regions: next.address,
+        partial: !next.inWindow,
         queues: moved
           .filter(({ queue }) => this.#workerOf(queue) === worker)
           .map(({ queue, context }) => ({ queue: queue.address, context })),
@@ -476,15 +507,11 @@ export class Nic implements NicControl {
     }
   }
 
-  #signalsOf(index: number): Signals {
-    return this.#signals[index] ?? this.#noQueue(index);
-  }
-
-  #noQueue(index: number): never {
-    throw new NicError('NIC_QUEUE', `queue ${index}: there are ${this.#signals.length}`);
-  }
-
   #log(level: 'info' | 'warn' | 'error', message: string): void {
     this.#options.log?.(level, message);
   }
+}
+
+function noQueue(index: number, queues: number): never {
+  throw new NicError('NIC_QUEUE', `queue ${index}: there are ${queues}`);
 }

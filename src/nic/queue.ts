@@ -78,9 +78,19 @@ export class Queue {
     return readStats(this.#window, this.address + L.QUEUE_STATS);
   }
 
-  /** One of FAULT_*; not 0: the guest broke the ring's rules and the queue stands still. */
+  /** One of FAULT_*; not 0: the guest broke the ring's rules, or its memory can't be reached, and the queue stands still. */
   get fault(): number {
     return this.#window.words[(this.address + L.QUEUE_FAULT) >>> 2]!;
+  }
+
+  /** It stands still until it is started anew: its buffers can't be brought into the window. For queues that no worker runs. */
+  giveUp(): void {
+    this.#set(L.QUEUE_FAULT, L.FAULT_MEMORY);
+  }
+
+  /** Its table has been written anew. For queues that no worker runs. */
+  refresh(): void {
+    if (this.#context) this.#lookUp(this.#context.table);
   }
 
   /** Takes a context at `gpa` and sets up its ring. Throws MemoryError and keeps what it had. */
@@ -112,8 +122,7 @@ export class Queue {
 
   /** The datapath finds the context at window address `context`, and buffers by `table`. For queues that no worker runs. */
   place(table: RegionTable, context: number): void {
-    this.#set(L.QUEUE_REGIONS, table.address);
-    this.#set(L.QUEUE_HINT, 0);
+    this.#lookUp(table);
     this.#set(L.QUEUE_CONTEXT, context);
     this.#set(L.QUEUE_RING, context + L.CTX_OPAQUE);
   }
@@ -127,6 +136,11 @@ export class Queue {
   close(): void {
     this.dropContext();
     this.#arena.free(this.address);
+  }
+
+  #lookUp(table: RegionTable): void {
+    this.#set(L.QUEUE_REGIONS, table.address);
+    this.#set(L.QUEUE_HINT, 0);
   }
 
   #set(field: number, value: number): void {

@@ -4,12 +4,18 @@
  * ```
  *   batch   frame 0 ✓   frame 1 ✓   frame 2 ✗   frame 3      the port gets 0 and 1; what 2 and 3 lack is told, once for the whole batch
  * ```
- * Ports that only hand addresses to the kernel need nothing of it.
+ * Ports that only hand addresses to the kernel need nothing of it; what they soften (src/port/soften.ts) is copied by those addresses.
+ *
+ * ```
+ *   worker        queue waits ── what it lacks ──►                                    ──► queues start again: the frame is found anew
+ *   main thread                                    all queues leave the workers, bringIn
+ * ```
  */
 import * as L from '../../datapath/layout.js';
-import type { Window } from '../memory/window.js';
+import type { RegionTable } from '../memory/guest-memory.js';
+import { MemoryError, type Window } from '../memory/window.js';
 import type { Batch } from '../ring/batch.js';
-import type { Lack } from './commands.js';
+import type { Lack, Lacks } from './commands.js';
 
 /** Kinds of port that pass buffers on by their addresses in this process. */
 const BY_ADDRESS: ReadonlySet<string> = new Set(['tap']);
@@ -29,19 +35,65 @@ export function reachable({ words }: Window, batch: Batch, frames: number): numb
   return frames;
 }
 
-/** The buffers of the batch that are not in the window. */
-export function lacking({ words, longs }: Window, batch: Batch, frames: number): Lack[] {
-  const lacks: Lack[] = [];
-  for (let i = 0; i < frames; i++) {
-    const win = frameField(words, batch, i, L.FRAME_WIN) >>> 2;
-    const iov = frameField(words, batch, i, L.FRAME_IOV) + L.IOVEC_SIZE;
-    for (let b = 0; b < batch.iovs(i) - 1; b++) {
-      if (words[win + b] !== 0) continue;
-      const at = iov + b * L.IOVEC_SIZE;
-      lacks.push([longs[(at + L.IOVEC_BASE) / 8]!, Number(longs[(at + L.IOVEC_LENGTH) / 8]!)]);
-    }
+/** What frames of the batch lack, from `ready` on, which is the first one that lacks something. */
+export function lacking(window: Window, batch: Batch, ready: number, frames: number): Lacks {
+  const others: Lack[] = [];
+  for (let i = ready + 1; i < frames; i++) others.push(...buffersOf(window, batch, i, true));
+  return { first: buffersOf(window, batch, ready, false), others };
+}
+
+function buffersOf({ words, longs }: Window, batch: Batch, i: number, missing: boolean): Lack[] {
+  const buffers: Lack[] = [];
+  const win = frameField(words, batch, i, L.FRAME_WIN) >>> 2;
+  const iov = frameField(words, batch, i, L.FRAME_IOV) + L.IOVEC_SIZE;
+  for (let b = 0; b < batch.iovs(i) - 1; b++) {
+    if (missing && words[win + b] !== 0) continue;
+    const at = iov + b * L.IOVEC_SIZE;
+    buffers.push([longs[(at + L.IOVEC_BASE) / 8]!, Number(longs[(at + L.IOVEC_LENGTH) / 8]!)]);
   }
-  return lacks;
+  return buffers;
+}
+
+/**
+ * Has a frame's buffers in the window, and of the others what there is room for. Throws MemoryError MEMORY_FULL when there is not enough for the
+ * frame. See `RegionTable.reach`.
+ */
+export function reachBuffers(table: RegionTable, { first, others }: Lacks): void {
+  // Those of the frame come last: what leaves for want of room are the others'.
+  try {
+    reachAll(table, others.toReversed());
+  } catch (error) {
+    if (!(error instanceof MemoryError)) throw error;
+  }
+  const needed = reachAll(table, first);
+  if (!needed.every(([gpa, length]) => table.reached(gpa, length)))
+    throw new MemoryError('MEMORY_FULL', `no room in the window for the ${needed.length} buffers of a frame`);
+}
+
+/** Returns their guest physical addresses. */
+function reachAll(table: RegionTable, lacks: readonly Lack[]): (readonly [gpa: bigint, length: number])[] {
+  return lacks.flatMap(([flat, length]) => {
+    const gpa = table.guestAddress(flat);
+    if (gpa === null) return []; // the memory has changed since
+    table.reach(gpa, length);
+    return [[gpa, length] as const];
+  });
+}
+
+/**
+ * Has `reach` bring parts of the table's memory into the window, and then, whatever came of it, the table written anew. Nobody may be using the table, nor
+ * touching what was in the window: it may have had to leave. Null, or why there is no room.
+ */
+export function bringIn(table: RegionTable, reach: () => void): MemoryError | null {
+  try {
+    reach();
+    return null;
+  } catch (error) {
+    if (error instanceof MemoryError) return error;
+    throw error;
+  } finally {
+    table.refresh();
+  }
 }
 
 /** The batch has only so many frames, for a port that must not see the others; returns how many it had. */

@@ -9,6 +9,8 @@
  *     ├─────────────────────┴──────────────────────┘     the old contract goes on
  *     └── the guest leaves: the next guest gets the new contract
  * ```
+ * Where the wish names a port that can't be used, the guest has the former contract announced to it after the swap, as if somebody had wished for it.
+ *
  * The old contract runs until the swap, which is the first enable after a stop for which contexts of the new one have been set. Meanwhile features,
  * sizes and programs are the next one's for a guest that asks, and what it prepares goes there.
  */
@@ -27,6 +29,8 @@ export interface UpgradeWish {
   readonly device?: DeviceType;
   /** Feature bits to offer. */
   readonly features?: bigint;
+  /** Descriptors of every queue. For control protocols in which it is the NIC that says how many there are: others ask for as many as they like. */
+  readonly bufs?: number;
   /** The new port; the former one stays its owner's, and is not used any more when the upgrade is done. */
   readonly port?: PortHandle;
   readonly spin?: boolean;
@@ -80,8 +84,11 @@ interface Begun {
   readonly outcome: Promise<Outcome>;
 }
 
-/** A contract as it is asked for. `mask`: feature bits to offer, of those that the device type has; undefined: all of them. */
-type Terms = Pick<Contract, 'device' | 'mask'>;
+/**
+ * A contract as it is asked for. `mask`: feature bits to offer, of those that the device type has; undefined: all of them. `parameters`: its queues; null: nobody
+ * has asked for any.
+ */
+type Terms = Pick<Contract, 'device' | 'mask' | 'parameters'>;
 
 export class Contracts {
   readonly #host: UpgradeHost;
@@ -157,15 +164,22 @@ export class Contracts {
     return this.#next?.read && this.#next.contract.begun ? this.#next.contract : null;
   }
 
-  /** From the present contract to the one that is due. */
+  /** From the present contract to the one that is announced: the guest has prepared itself for it, or has not begun to use either. */
   async swap(): Promise<void> {
-    const next = this.#take();
-    const { device, mask } = this.#present;
-    this.#former = { terms: { device, mask }, until: performance.now() + REGRET_MS };
-    next.contract.inherit(this.#present);
-    this.#replace(next.contract);
-    this.#host.log('info', `upgraded from ${device.name} to ${next.contract.device.name}`);
-    await this.#carryOut(next, 'done');
+    const { contract, wish, settle } = this.#take();
+    const { device, mask, parameters } = this.#present;
+    const terms = { device, mask, parameters };
+    this.#former = { terms, until: performance.now() + REGRET_MS };
+    contract.inherit(this.#present);
+    this.#replace(contract);
+    this.#host.log('info', `upgraded from ${device.name} to ${contract.device.name}`);
+    try {
+      if (wish) await this.#host.change(wish);
+      settle(contract.begun ? 'done' : 'waiting');
+    } catch (error) {
+      this.#goBack(terms, error as Error);
+      settle(error as Error);
+    }
   }
 
   /** Nothing runs any more. */
@@ -176,18 +190,15 @@ export class Contracts {
 
   /** The guest has gone: the next one finds what was announced to this one. */
   async left(): Promise<void> {
-    this.#former = null;
-    this.#astray = false;
-    const next = this.#next && this.#take();
-    try {
-      if (next?.wish) {
-        this.#replace(next.contract);
-        await this.#carryOut(next, 'waiting');
-      } else next?.contract.close();
-    } finally {
-      this.#present.dropQueues();
-      this.#present.agree(0n);
-    }
+    await this.#turnOver();
+    this.#present.left();
+  }
+
+  /** The guest begins anew, and finds what was announced to it; with as many queues. */
+  async restart(): Promise<void> {
+    await this.#turnOver();
+    this.#present.dropContexts();
+    this.#present.agree(0n);
   }
 
   close(): void {
@@ -198,25 +209,64 @@ export class Contracts {
     if (this.#next?.wish) throw new NicError('NIC_UPGRADE_BUSY', 'another upgrade is under way');
     const from = this.#present.device;
     const to = wish.device ?? from;
-    if (wish.device === undefined && wish.features === undefined) {
+    const { features, bufs } = wish;
+    if (wish.device === undefined && features === undefined && bufs === undefined) {
       await this.#host.change(wish);
       return { from, to, outcome: Promise.resolve('done') };
     }
-    const contract = this.#make({ device: to, mask: wish.features ?? this.#present.mask });
-    if (this.#present.parameters === null) {
-      this.#replace(contract);
-      await this.#host.change(wish);
-      return { from, to, outcome: Promise.resolve('waiting') };
-    }
-    this.#host.log('info', `upgrade from ${from.name} to ${to.name} announced`);
-    return { from, to, outcome: this.#announce(contract, wish) };
+    const { mask, parameters } = this.#present;
+    if (bufs !== undefined && !parameters)
+      throw new NicError('NIC_PARAMETERS', `${bufs} buffers: nobody has asked for queues yet`);
+    const terms = {
+      ...{ device: to, mask: features ?? mask },
+      parameters:
+        parameters && bufs !== undefined ? { ...parameters, numRxBufs: bufs, numTxBufs: bufs } : parameters,
+    };
+    const { outcome } = await this.#propose(terms, wish);
+    return { from, to, outcome };
   }
 
-  /** A contract with queues like the present one's. Throws NicError NIC_PARAMETERS when it can't have as many descriptors, and when programs can't be read. */
-  #make({ device, mask }: Terms): Contract {
+  /** Makes the contract, and announces it to the guest; for the next guest when none is there. Comes to what that comes to. */
+  async #propose(terms: Terms, wish: UpgradeWish): Promise<{ outcome: Promise<Outcome> }> {
+    const contract = this.#make(terms);
+    if (this.#present.parameters === null) {
+      await this.#offerNext(contract, wish);
+      return { outcome: Promise.resolve('waiting') };
+    }
+    this.#host.log('info', `upgrade from ${this.#present.device.name} to ${terms.device.name} announced`);
+    return { outcome: this.#announce(contract, wish) };
+  }
+
+  /** The next guest gets the contract. Throws when the rest of what was wished for can't be done: it gets the present one. */
+  async #offerNext(contract: Contract, wish: UpgradeWish): Promise<void> {
+    try {
+      await this.#host.change(wish);
+    } catch (error) {
+      contract.close();
+      throw error;
+    }
+    this.#replace(contract);
+  }
+
+  /** The guest has begun with a contract, but the rest of the wish can't be done. */
+  #goBack(terms: Terms, { message }: Error): void {
+    this.#host.log('warn', `back to ${terms.device.name}: ${message}`);
+    void this.#host.inTurn(async () => {
+      if (this.#next) return; // somebody has found something else to be better
+      try {
+        const { outcome } = await this.#propose(terms, {});
+        outcome.catch(() => {}); // it has been logged
+      } catch (error) {
+        this.#host.log('error', `${terms.device.name} can't be announced: ${(error as Error).message}`);
+      }
+    });
+  }
+
+  /** Throws NicError NIC_PARAMETERS when its queues can't have as many descriptors, and when programs can't be read. */
+  #make({ device, mask, parameters }: Terms): Contract {
     const contract = new Contract(this.#host, device, mask);
     try {
-      if (this.#present.parameters) contract.prepare(this.#present.parameters);
+      if (parameters) contract.prepare(parameters);
       return contract;
     } catch (error) {
       contract.close();
@@ -270,6 +320,19 @@ export class Contracts {
     });
   }
 
+  /** Nobody runs on the present contract any more: what somebody has wished for takes its place. */
+  async #turnOver(): Promise<void> {
+    this.#former = null;
+    this.#astray = false;
+    const next = this.#next && this.#take();
+    if (next?.wish) {
+      await this.#offerNext(next.contract, next.wish).then(
+        () => next.settle('waiting'),
+        (error: Error) => next.settle(error),
+      );
+    } else next?.contract.close();
+  }
+
   #withdraw(code: string, reason: string): void {
     this.#host.log('warn', `upgrade given up: ${reason}`);
     this.#drop().settle(new NicError(code, reason));
@@ -289,17 +352,6 @@ export class Contracts {
     const next = this.#next!;
     this.#next = null;
     return next;
-  }
-
-  /** The rest of what was wished for. */
-  async #carryOut({ wish, settle }: Announcement, outcome: Outcome): Promise<void> {
-    try {
-      if (wish) await this.#host.change(wish);
-      settle(outcome);
-    } catch (error) {
-      settle(error as Error);
-      throw error;
-    }
   }
 
   #replace(contract: Contract): void {

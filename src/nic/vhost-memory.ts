@@ -25,15 +25,26 @@ const U64 = 1n << 64n;
 /** Memory as it is going to be. */
 export interface NextMemory {
   readonly regions: readonly MemoryRegionSpec[];
-  readonly table: RegionTable;
+  /** The same in the order of the front end's addresses. */
+  readonly sorted: readonly MemoryRegionSpec[];
+  /** Null: there are no regions. */
+  readonly table: RegionTable | null;
+}
+
+export interface VhostMemoryOptions extends GuestMemoryOptions {
+  /** Regions at most; default: MEMORY_SLOTS. */
+  readonly slots?: number;
 }
 
 export class VhostMemory {
   readonly #memory: GuestMemory;
+  readonly slots: number;
   #regions: readonly MemoryRegionSpec[] = [];
+  #sorted: readonly MemoryRegionSpec[] = [];
   #table: RegionTable | null = null;
 
-  constructor(window: Window, arena: Arena, options: GuestMemoryOptions) {
+  constructor(window: Window, arena: Arena, { slots = MEMORY_SLOTS, ...options }: VhostMemoryOptions) {
+    this.slots = slots;
     this.#memory = new GuestMemory(window, arena, { ...options, wholeFiles: true });
   }
 
@@ -48,11 +59,11 @@ export class VhostMemory {
 
   /** Other memory in place of this. Throws MemoryError, LinuxError, and leaves things as they are. The new fds stay the caller's until `take`. */
   replaced(regions: readonly MemoryRegionSpec[]): NextMemory {
-    if (regions.length > MEMORY_SLOTS) {
-      throw new MemoryError('MEMORY_REGION', `${regions.length} regions, ${MEMORY_SLOTS} at most`);
+    if (regions.length > this.slots) {
+      throw new MemoryError('MEMORY_REGION', `${regions.length} regions, ${this.slots} at most`);
     }
-    checkAddresses(regions);
-    return { regions, table: this.#memory.build(regions) };
+    const sorted = inOrder(regions);
+    return { regions, sorted, table: regions.length === 0 ? null : this.#memory.build(regions) };
   }
 
   /** This memory and a region more; null when it is there already. */
@@ -71,12 +82,14 @@ export class VhostMemory {
   }
 
   /** This is the memory from now on. The returned function gives back what was before, when nobody uses it any more. */
-  take({ regions, table }: NextMemory): () => void {
+  take({ regions, sorted, table }: NextMemory): () => void {
     const [formerRegions, formerTable] = [this.#regions, this.#table];
     this.#regions = regions;
+    this.#sorted = sorted;
     this.#table = table;
     return () => {
-      for (const { fd } of formerRegions) if (!regions.some(region => region.fd === fd)) fd.close();
+      const kept = new Set(regions.map(({ fd }) => fd));
+      for (const { fd } of formerRegions) if (!kept.has(fd)) fd.close();
       formerTable?.close();
     };
   }
@@ -86,16 +99,17 @@ export class VhostMemory {
     for (const { fd } of this.#regions) fd.close();
     this.#table?.close();
     this.#regions = [];
+    this.#sorted = [];
     this.#table = null;
   }
 
   /** The guest physical address of bytes in the front end's process. Throws MemoryError MEMORY_ADDRESS when they are in no region as a whole. */
   guestAddress(address: bigint, length: number): bigint {
-    const region = this.#regions.find(
-      ({ hypervisorVirtualAddress: start, size }) =>
-        address >= start && address - start < size && BigInt(length) <= size - (address - start),
-    );
-    if (region) return region.guestPhysicalAddress + (address - region.hypervisorVirtualAddress);
+    const region = lastFrom(this.#sorted, address);
+    const within = region ? address - region.hypervisorVirtualAddress : 0n;
+    if (region && within < region.size && BigInt(length) <= region.size - within) {
+      return region.guestPhysicalAddress + within;
+    }
     const where = `${length} bytes at the front end's address 0x${address.toString(16)}`;
     throw new MemoryError('MEMORY_ADDRESS', `${where} are in no region`);
   }
@@ -122,8 +136,8 @@ function overlaps(a: RegionName, b: RegionName): boolean {
   );
 }
 
-/** Throws MemoryError MEMORY_REGION when regions wrap or overlap in the front end's process. (Guest addresses are the table's to check.) */
-function checkAddresses(regions: readonly MemoryRegionSpec[]): void {
+/** By the front end's addresses. Throws MemoryError MEMORY_REGION when they wrap or overlap there. (Guest addresses are the table's to check.) */
+function inOrder(regions: readonly MemoryRegionSpec[]): readonly MemoryRegionSpec[] {
   const sorted = regions.toSorted((a, b) =>
     a.hypervisorVirtualAddress < b.hypervisorVirtualAddress
       ? -1
@@ -136,4 +150,16 @@ function checkAddresses(regions: readonly MemoryRegionSpec[]): void {
     if (start < end) throw new MemoryError('MEMORY_REGION', `${where}: overlaps another`);
     end = start + size;
   }
+  return sorted;
+}
+
+/** The last of the sorted regions that begins at that address or before it. */
+function lastFrom(sorted: readonly MemoryRegionSpec[], address: bigint): MemoryRegionSpec | undefined {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (sorted[middle]!.hypervisorVirtualAddress <= address) low = middle + 1;
+    else high = middle;
+  }
+  return sorted[low - 1];
 }

@@ -3,7 +3,8 @@
  * is one method here; what it does to rings that run is virtio-rings.ts. The ring format belongs to the guest's driver; port and way of waiting can be
  * changed while it runs.
  */
-import type { OwnedFd } from '../linux/fd.js';
+import { type OwnedFd, owning } from '../linux/fd.js';
+import type { RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { queueSettings, VIRTIO_FEATURE, VIRTQ_FEATURES } from '../ring/virtio/features.js';
@@ -36,17 +37,22 @@ import { Workers, type WorkersOptions } from './workers.js';
 const DEFAULT_PAIRS = 8;
 const MIN_MTU = 68;
 const MAX_MTU = 65535;
+/** Warnings about one front end, or its guest, that are logged: some have nothing better to do than to provoke more. */
+const MAX_WARNINGS = 100;
 
 export interface VirtioNicOptions extends WorkersOptions {
   readonly limits?: Partial<NicLimits>;
   /** Offloads to offer, virtio feature bits; default: all that there are. */
   readonly offloads?: bigint;
+  /** Offer packed rings, too; default true. */
+  readonly packed?: boolean;
   readonly requireSealed?: boolean;
+  /** Regions that the memory may consist of; default: what vhost-user has room for. */
+  readonly memorySlots?: number;
 }
 
 export class VirtioNic implements VhostControl {
   readonly queuePairs: number;
-  readonly memorySlots = MEMORY_SLOTS;
   readonly #options: VirtioNicOptions;
   readonly #host: VirtioHost;
   readonly #workers: Workers;
@@ -55,22 +61,24 @@ export class VirtioNic implements VhostControl {
   readonly #offered: bigint;
   readonly #maxBufs: number;
   #tail: Promise<unknown> = Promise.resolve();
+  #warnings = 0;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
 
   private constructor(options: VirtioNicOptions, workers: Workers, queuePairs: number) {
-    const { window, arena, limits, offloads = VIRTQ_FEATURES, requireSealed = false } = options;
+    const { window, arena, limits, offloads = VIRTQ_FEATURES, packed = true } = options;
+    const { requireSealed = false, memorySlots: slots = MEMORY_SLOTS } = options;
     const datapath = loadDatapath(window);
-    const say = (level: 'info' | 'warn', message: string) => options.log?.(level, message);
+    const say = (level: 'info' | 'warn', message: string) => this.#say(level, message);
     this.queuePairs = queuePairs;
     this.#options = options;
     this.#host = { window, arena, calls: datapath.calls, ring: virtqRing(datapath) };
     this.#workers = workers;
     this.#stage = new Stage(
-      new VhostMemory(window, arena, { requireSealed, note: text => say('warn', text) }),
+      new VhostMemory(window, arena, { slots, requireSealed, note: text => say('warn', text) }),
     );
     this.#rings = new VirtioRings({ host: this.#host, workers, stage: this.#stage, queuePairs, say });
-    this.#offered = offer(offloads, queuePairs);
+    this.#offered = offer(offloads, queuePairs) & ~(packed ? 0n : VIRTIO_FEATURE.RING_PACKED);
     this.#maxBufs = limits?.bufs ?? MAX_BUFS;
     workers.onFailure = error => this.onFailure(error);
     workers.onMiss = (queue, lacks) => void this.#exclusive(() => this.#rings.missed(queue, lacks));
@@ -89,6 +97,20 @@ export class VirtioNic implements VhostControl {
 
   get port(): PortHandle {
     return this.#workers.port;
+  }
+
+  get memorySlots(): number {
+    return this.#stage.memory.slots;
+  }
+
+  /** The guest's memory as it is now, for whoever looks into it and is done before anybody else has a turn; null: there is none. */
+  get memory(): RegionTable | null {
+    return this.#stage.memory.table;
+  }
+
+  /** The guest has broken the rules of some ring, which stands still. */
+  get faulty(): boolean {
+    return this.#rings.all.some(({ placed, virtq }) => placed && virtq.fault !== 0);
   }
 
   get spin(): boolean {
@@ -115,11 +137,10 @@ export class VirtioNic implements VhostControl {
     });
   }
 
-  /** Changes the port, or how the workers wait, under a running guest. */
+  /** Changes the port, or how the workers wait, under a running guest. Rejects when the port can't be used, and both are as before. */
   change({ port, spin }: Pick<UpgradeWish, 'port' | 'spin'>): Promise<UpgradeReport> {
     return this.#exclusive(async () => {
       const start = performance.now();
-      if (spin !== undefined) await this.#workers.setSpin(spin);
       if (port) {
         await this.#rings.rearrange(ALL, async () => {
           port.setOffloads?.(this.#receiveOffloads);
@@ -127,6 +148,7 @@ export class VirtioNic implements VhostControl {
           this.#rings.portChanged();
         });
       }
+      if (spin !== undefined) await this.#workers.setSpin(spin);
       return { outcome: 'done', from: VIRTIO, to: VIRTIO, ms: performance.now() - start };
     });
   }
@@ -211,7 +233,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringKick(index: number, kick: Kick): Promise<void> {
     await this.#exclusive(async () => {
-      const ring = this.#owning(kick === 'polled' ? null : kick, () => this.#rings.at(index));
+      const ring = owning(kick === 'polled' ? null : kick, () => this.#rings.at(index));
       await this.#rings.rearrange(only(ring), () => ring.start(kick));
       this.#rings.complain(ring);
     });
@@ -219,7 +241,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringCall(index: number, fd: OwnedFd | null): Promise<void> {
     await this.#exclusive(async () => {
-      const ring = this.#owning(fd, () => this.#rings.at(index));
+      const ring = owning(fd, () => this.#rings.at(index));
       const former = ring.setCall(fd);
       try {
         // It is interrupted at once: what was due went to the former one, or nowhere.
@@ -233,7 +255,7 @@ export class VirtioNic implements VhostControl {
 
   async setVringError(index: number, fd: OwnedFd | null): Promise<void> {
     await this.#exclusive(async () => {
-      this.#owning(fd, () => this.#rings.at(index)).setError(fd);
+      owning(fd, () => this.#rings.at(index)).setError(fd);
     });
   }
 
@@ -249,7 +271,7 @@ export class VirtioNic implements VhostControl {
 
   setDirtyLog(size: bigint, offset: bigint, fd: OwnedFd): Promise<void> {
     return this.#exclusive(async () => {
-      const bitmap = this.#owning(fd, () =>
+      const bitmap = owning(fd, () =>
         mapDirtyBitmap(
           this.#host.window,
           { size, offset, fd },
@@ -313,6 +335,7 @@ export class VirtioNic implements VhostControl {
     return this.#exclusive(async () => {
       await this.#forget(ring => ring.forget());
       this.#stage.clear();
+      this.#warnings = 0;
     });
   }
 
@@ -383,17 +406,8 @@ export class VirtioNic implements VhostControl {
     return queueSettings(this.#stage.features, 'rx').offloads;
   }
 
-  /** Does something for which a descriptor has come, which is closed when that can't be done. */
-  #owning<T>(fd: OwnedFd | null, action: () => T): T {
-    try {
-      return action();
-    } catch (error) {
-      fd?.close();
-      throw error;
-    }
-  }
-
   #say(level: 'info' | 'warn', message: string): void {
+    if (level === 'warn' && this.#warnings++ >= MAX_WARNINGS) return;
     this.#options.log?.(level, message);
   }
 }

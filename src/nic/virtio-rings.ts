@@ -7,10 +7,10 @@
  * ```
  * So nothing is changed under a worker, and a request is done when its answer goes out.
  */
-
 import type { Miss } from '../ring/virtio/virtq.js';
-import { type Lack, VIRTIO } from './commands.js';
+import { type Lacks, VIRTIO } from './commands.js';
 import { NicError } from './control.js';
+import { bringIn, reachBuffers } from './reach.js';
 import type { VirtioHost } from './virtio-host.js';
 import type { Stage } from './virtio-stage.js';
 import { Vring } from './vring.js';
@@ -118,29 +118,26 @@ export class VirtioRings {
   }
 
   /** A ring waits: for buffers to be in the window, or for what its structure says. */
-  async missed(queue: number, lacks: readonly Lack[]): Promise<void> {
+  async missed(queue: number, lacks: Lacks | null): Promise<void> {
     const { stage, say } = this.#options;
     const ring = this.all.find(({ virtq }) => virtq.address === queue);
     if (!ring?.placed || this.#quiet) return;
-    const miss = lacks.length === 0 ? ring.virtq.miss : null;
+    const miss = lacks ? null : ring.virtq.miss;
     if (miss && miss.kind !== 'window') return this.#askFor(ring, miss);
-    try {
-      await this.rearrange(ALL, () => {
-        const { table } = stage.memory;
-        if (miss) stage.table!.reach(miss.address, Math.min(miss.length, MAX_REACH));
-        for (const [flat, length] of lacks) {
-          const gpa = table?.guestAddress(flat) ?? null;
-          if (gpa !== null) table!.reach(gpa, length);
-        }
-        table?.refresh();
-        this.move();
+    await this.rearrange(ALL, () => {
+      const { table } = stage.memory;
+      if (!table) return;
+      const failure = bringIn(table, () => {
+        if (miss) stage.table?.reach(miss.address, Math.min(miss.length, MAX_REACH));
+        if (lacks) reachBuffers(table, lacks);
       });
-    } catch (error) {
+      this.move();
+      if (!failure) return;
       // It would be back at once with the same wish.
-      say('warn', `ring ${ring.index} is stopped: ${(error as Error).message}`);
-      await this.rearrange(only(ring), () => ring.stop());
+      say('warn', `ring ${ring.index} is stopped: ${failure.message}`);
+      ring.stop();
       ring.signalError();
-    }
+    });
   }
 
   /** The ring waits until it is told. */

@@ -7,7 +7,7 @@ import type { Arena } from '../memory/arena.js';
 import type { Window } from '../memory/window.js';
 import { createCapture } from '../port/pcapng/index.js';
 import type { PortHandle } from '../port/port.js';
-import type { Lack, QueueStart, WorkerCommand, WorkerData, WorkerEvent } from './commands.js';
+import type { Lacks, QueueStart, WorkerCommand, WorkerData, WorkerEvent } from './commands.js';
 import type { Direction } from './control.js';
 import { Crew, deal } from './crew.js';
 
@@ -41,8 +41,8 @@ export class Workers {
   #failure: Error | null = null;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
-  /** Called when a queue stands still because of addresses: with that of its structure, and buffers that are to be in the window. */
-  onMiss: (queue: number, lacks: readonly Lack[]) => void = () => {};
+  /** Called when a queue stands still because of addresses: with that of its structure, and buffers that are to be in the window, as a WorkerEvent tells them. */
+  onMiss: (queue: number, lacks: Lacks | null) => void = () => {};
 
   private constructor(
     { port, spin = false, log = () => {} }: WorkersOptions,
@@ -155,11 +155,15 @@ export class Workers {
     this.#spin = spin;
   }
 
-  /** Frames go to, and come from, another port. No queue runs. */
+  /** Frames go to, and come from, another port. No queue runs. Throws when a worker can't attach it: then no worker has it, all have the former one. */
   async setPort(port: PortHandle): Promise<void> {
+    try {
+      await this.#attach(port);
+    } catch (error) {
+      if (!this.#failure) await this.#attach(this.#port).catch((cause: Error) => this.fail(cause));
+      throw error;
+    }
     this.#port = port;
-    const lanes = deal(port.lanes, this.#hands);
-    await this.call(worker => ({ op: 'port', lanes: lanes[worker] ?? [] }));
   }
 
   /** Ends the workers after their present turns. The port stays its owner's. */
@@ -168,8 +172,17 @@ export class Workers {
     this.#capture?.close();
   }
 
+  async #attach(port: PortHandle): Promise<void> {
+    const lanes = deal(port.lanes, this.#handsFor(port));
+    await this.call(worker => ({ op: 'port', lanes: lanes[worker] ?? [] }));
+  }
+
   /** Workers that have something to do: no more than the port has lanes. */
   get #hands(): number {
-    return Math.min(this.#crew.size, this.#port.lanes.length);
+    return this.#handsFor(this.#port);
+  }
+
+  #handsFor({ lanes }: PortHandle): number {
+    return Math.min(this.#crew.size, lanes.length);
   }
 }

@@ -42,10 +42,24 @@ export function readFlow(window: Window, state: number): FlowCounters {
   return { sequence: at(L.FLOW_SEQUENCE), outOfOrder: at(L.FLOW_OUT_OF_ORDER) };
 }
 
+/** Window address of the u64 that counts what a lane of a source or sink was given. */
+export function swallowedAt({ kind, state }: PortDescriptor): number {
+  return state + (kind === source.kind ? SWALLOWED : 0) + L.FLOW_SEQUENCE;
+}
+
 /** What source or sink counted, summed over the port's lanes: `sequence` is then how many frames. Null: the port is another. */
-export function portFlow(window: Window, { lanes }: Pick<PortHandle, 'lanes'>): FlowCounters | null {
+export function portFlow(window: Window, port: Pick<PortHandle, 'lanes'>): FlowCounters | null {
+  return sumOf(window, port, 0);
+}
+
+/** What source or sink was given, likewise: of a sink that is its one flow. */
+export function portSwallowed(window: Window, port: Pick<PortHandle, 'lanes'>): FlowCounters | null {
+  return sumOf(window, port, port.lanes[0]!.kind === source.kind ? SWALLOWED : 0);
+}
+
+function sumOf(window: Window, { lanes }: Pick<PortHandle, 'lanes'>, offset: number): FlowCounters | null {
   if (lanes[0]!.kind !== source.kind && lanes[0]!.kind !== sink.kind) return null;
-  const flows = lanes.map(({ state }) => readFlow(window, state));
+  const flows = lanes.map(({ state }) => readFlow(window, state + offset));
   const sum = (counter: keyof FlowCounters) => flows.reduce((n, flow) => n + flow[counter], 0);
   return { sequence: sum('sequence'), outOfOrder: sum('outOfOrder') };
 }

@@ -61,7 +61,7 @@ test('a batch that wants stamps gets those of the file, and another is not touch
   for (const wanted of [true, false]) {
     const { port } = openFor(t, `pcap:in=${path}`);
     bench.fill(batch, [[new Uint8Array(64)], [new Uint8Array(64)]], true);
-    for (const i of [0, 1]) batch.setStamp(i, 5n);
+    for (const i of [0, 1]) batch.setStamp(i, 0, 5);
     if (wanted) calls.metadata_want(batch.address);
     assert.equal(port.get(batch), 2);
     assert.deepEqual([stamp(0), stamp(1)], wanted ? [(2 ** 32 + 77) * 1000, 0] : [5, 5]);

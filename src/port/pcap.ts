@@ -128,7 +128,10 @@ class PcapPort implements Port {
         if (flushed === 0 || !payload.approach(reader.position, buffers)) break;
       }
       payload.add(reader.position, reader.length, batch, added);
-      if (stamps && reader.timed) batch.setStamp(added, BigInt.asUintN(64, reader.timestamp()));
+      if (stamps && reader.timed) {
+        const { high, low } = reader.time();
+        batch.setStamp(added, high, low);
+      }
       batch.setLength(added++, reader.length);
       this.#held = false;
     }

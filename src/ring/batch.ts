@@ -101,8 +101,10 @@ export class Batch {
     return this.#field(i, L.FRAME_STAMP + 4);
   }
 
-  setStamp(i: number, nanoseconds: bigint): void {
-    this.#window.longs[(this.#frames + i * L.FRAME_SIZE + L.FRAME_STAMP) / 8] = nanoseconds;
+  setStamp(i: number, high: number, low: number): void {
+    const at = (this.#frames + i * L.FRAME_SIZE + L.FRAME_STAMP) >>> 2;
+    this.#words[at] = low;
+    this.#words[at + 1] = high;
   }
 
   /** Which flow the frame belongs to; 0: none (datapath/metadata.ts). */

@@ -148,7 +148,13 @@ export interface Datapath {
 export function loadDatapath(window: Window): Datapath {
   compiled ??= new WebAssembly.Module(readFileSync(new URL('../../datapath.wasm', import.meta.url)));
   const table = new WebAssembly.Table({ element: 'anyfunc', initial: TABLE_SIZE });
-  const instance = new WebAssembly.Instance(compiled, { env: { memory: window.memory, table } });
+  const instance = new WebAssembly.Instance(compiled, {
+    env: { memory: window.memory, table },
+    process: {
+      copyIn: (to: number, from: bigint, length: number) => window.copyIn(to >>> 0, Number(from), length),
+      copyOut: (to: bigint, from: number, length: number) => window.copyOut(Number(to), from >>> 0, length),
+    },
+  });
   const calls = instance.exports as unknown as DatapathExports;
   return { calls, table, view: new RingView(window, calls) };
 }

@@ -12,6 +12,7 @@ const FAULTS: Readonly<Record<number, string>> = {
   [L.FAULT_INDEX]: 'index',
   [L.FAULT_COMPLETION]: 'completion',
   [L.FAULT_PROGRAM]: 'program',
+  [L.FAULT_MEMORY]: 'memory',
 };
 
 /** The word for one of FAULT_*. */

@@ -39,7 +39,7 @@ test('vhost-user: who listens, queues, and no MSI-X where it would kill QEMU', (
   } as const;
   assert.equal(
     quoted(nicArgs(recent, 'tcg', many, 'n')),
-    '-chardev socket,id=n-socket,path=/run/a,,b.sock,reconnect-ms=500 -netdev vhost-user,id=n,chardev=n-socket,queues=4 ' +
+    '-chardev socket,id=n-socket,path=/run/a,,b.sock,reconnect-ms=200 -netdev vhost-user,id=n,chardev=n-socket,queues=4 ' +
       '-device virtio-net-pci,netdev=n,id=n-nic,romfile=,mac=02:00:00:00:00:07,mq=on,vectors=10,packed=on',
   );
   const reconnect = (qemu: Qemu) => /reconnect\S*/.exec(nicArgs(qemu, 'kvm', many, 'n').join(' '))?.[0];

@@ -19,18 +19,23 @@ export interface Machine {
   readonly initrd?: string;
   /** The kernel's command line. */
   readonly append?: string;
+  /** An IOMMU, with which the guest can give devices to its own programs; its kernel needs `intel_iommu=on`. */
+  readonly iommu?: boolean;
 }
 
 /** Memory that can be shared, processor, kernel. */
-export function machineArgs({ memoryMb, cpus, accelerator, kernel, initrd, append }: Machine): string[] {
+export function machineArgs(machine: Machine): string[] {
+  const { memoryMb, cpus, accelerator, kernel, initrd, append, iommu = false } = machine;
   return [
-    ...['-machine', 'q35,memory-backend=ram'],
+    ...['-machine', `q35,memory-backend=ram${iommu ? ',kernel-irqchip=split' : ''}`],
     ...['-object', `memory-backend-memfd,id=ram,size=${memoryMb}M,share=on`],
     ...['-m', `${memoryMb}M`, '-smp', String(cpus)],
     ...['-accel', accelerator, '-cpu', accelerator === 'kvm' ? 'host' : 'max'],
     ...(kernel ? ['-kernel', kernel] : []),
     ...(initrd ? ['-initrd', initrd] : []),
     ...(append ? ['-append', append] : []),
+    // Before all devices that are to be behind it.
+    ...(iommu ? ['-device', 'intel-iommu,intremap=on,caching-mode=on'] : []),
   ];
 }
 
@@ -88,7 +93,7 @@ export function vfioUserDevice(qemu: Qemu, { socket, bus }: VfioUserNic, id: str
 }
 
 function vhostUserNetdev(qemu: Qemu, { socket, listener, queues = 1 }: VhostUserNic, id: string): string[] {
-  const again = atLeast(qemu, 9, 2) ? 'reconnect-ms=500' : 'reconnect=1';
+  const again = atLeast(qemu, 9, 2) ? 'reconnect-ms=200' : 'reconnect=1';
   const how = listener === 'qemu' ? 'server=on,wait=off' : again;
   return [
     ...['-chardev', `socket,id=${id}-socket,path=${escaped(socket)},${how}`],

@@ -4,7 +4,7 @@
  * ```
  *   version   virtio-net over vhost-user                vfio-user-pci   to connect again
  *   7.2       without KVM: interrupts only by INTx      no              reconnect=1       (seconds)
- *   9.2                                                 no              reconnect-ms=500  (milliseconds)
+ *   9.2                                                 no              reconnect-ms=200  (milliseconds)
  *   10.1                                                yes
  * ```
  * Without KVM, QEMU 7.2 dies of a null pointer when a guest turns MSI-X on for a vhost-user device; `vectors=0` keeps the guest from it.
@@ -67,3 +67,25 @@ export function allowsMsix(qemu: Qemu, accelerator: Accelerator): boolean {
 }
 
 export type Accelerator = 'kvm' | 'tcg';
+
+/**
+ * Two QEMUs, by the versions that this was written with. 7.2 stands for the one of this release, in $PATH; 11.1 for the newer one in the cache.
+ *
+ * ```
+ *                            7.2                         11.1
+ *   vhost-user               yes; MSI-X only with KVM    yes
+ *   vfio-user                no                          yes
+ *   migration, hot-plug      yes                         yes
+ *   state of the backend     no                          yes (DEVICE_STATE)
+ * ```
+ */
+export type QemuName = '7.2' | '11.1';
+
+const found = new Map<QemuName, Qemu>();
+
+/** Throws VmError VM_QEMU. */
+export function qemuNamed(name: QemuName): Qemu {
+  const known = found.get(name) ?? findQemu(name === '7.2' ? undefined : (cachedQemu() ?? 'qemu-11'));
+  found.set(name, known);
+  return known;
+}

@@ -12,9 +12,11 @@ import { decodeProgram } from '../../src/ebpf/program.js';
 import { type Accepted, verify } from '../../src/ebpf/verifier/index.js';
 import { BPFHV_HELPERS } from '../../src/guest/bpfhv/helpers.js';
 import { PROGRAMS, type ProgramSection, promisesTo } from '../../src/guest/bpfhv/registers.js';
+import { ReceiveFlow, TransmitFlow } from './actors.js';
 import { packetCompliance } from './packets.js';
 import { RINGS } from './rings.js';
 import { ringCompliance } from './suite.js';
+import { Testbed } from './testbed.js';
 
 const DATA = fileURLToPath(new URL('../../../test/data/foreign/', import.meta.url));
 const RING_OF = { sring: RINGS.sring, gso: RINGS.sring_gso, packed: RINGS.vring_packed } as const;
@@ -28,6 +30,9 @@ const UNDER_A_BUDGET: Readonly<Record<string, readonly ProgramSection[]>> = {
   'packed-scan': ['rxr', 'txr'],
   'packed-walk': ['rxi', 'txi'],
 };
+
+/** Descriptors that a queue may have at most. */
+const LARGEST = 8192;
 
 const sections = new Set<string>(PROGRAMS.map(({ section }) => section));
 const objects = readdirSync(DATA).filter(name => name.endsWith('.o'));
@@ -63,6 +68,30 @@ for (const name of objects) {
   });
   ringCompliance(ring);
   if (kind === 'gso') packetCompliance(ring);
+
+  it(`${name}, the largest rings: filled, armed to their end, and taken back`, () => {
+    const bed = new Testbed({ device: ring.device, object, num: LARGEST });
+    try {
+      const { calls } = bed.datapath;
+      for (const seam of [0, LARGEST - 1]) {
+        bed.reset();
+        for (const side of bed.sides) ring.seek(bed, side, seam);
+        for (const { queue } of bed.sides) assert.ok(bed.ring.resume(queue.address));
+        const tx = new TransmitFlow(bed);
+        const rx = new ReceiveFlow(bed);
+        rx.refill();
+        while (tx.publish(128).sent > 0);
+        for (const side of bed.sides) {
+          assert.deepEqual(bed.audit(side), { free: 0, driver: 0, device: LARGEST });
+          assert.equal(calls.driver_arm(side.driver, LARGEST), 0);
+          assert.equal(calls.driver_reclaim(side.driver), LARGEST);
+          assert.equal(bed.audit(side).free, LARGEST);
+        }
+      }
+    } finally {
+      bed.close();
+    }
+  });
 }
 
 it('there are objects for every ring format, in two ways each', () => {

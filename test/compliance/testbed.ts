@@ -21,6 +21,7 @@ import { STACK_BYTES } from '../../src/ebpf/sandbox.js';
 import { verify } from '../../src/ebpf/verifier/index.js';
 import { BUFFER_PAIR, DriverQueues } from '../../src/guest/bpfhv/contract.js';
 import { BPFHV_HELPERS, helperImplementations } from '../../src/guest/bpfhv/helpers.js';
+import { runBudget } from '../../src/guest/bpfhv/programs.js';
 import { PROGRAMS, promisesTo } from '../../src/guest/bpfhv/registers.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { eventually as tryFor } from '../../src/linux/testing.js';
@@ -29,10 +30,11 @@ import { GuestMemory, type RegionTable } from '../../src/memory/guest-memory.js'
 import { WINDOW_PAGES, Window } from '../../src/memory/window.js';
 import { Queue } from '../../src/nic/queue.js';
 import { Batch } from '../../src/ring/batch.js';
-import { type Datapath, loadDatapath } from '../../src/ring/datapath.js';
+import { type Datapath, type DatapathExports, loadDatapath } from '../../src/ring/datapath.js';
 import { frameLimits } from '../../src/ring/features.js';
 import { deviceType } from '../../src/ring/registry.js';
 import type { DeviceType, Ring } from '../../src/ring/ring.js';
+import { RingView } from '../../src/ring/view.js';
 
 export type Engine = 'jit' | 'interpreter';
 export type Direction = 'tx' | 'rx';
@@ -40,7 +42,6 @@ export type Direction = 'tx' | 'rx';
 const PAGE = 4096;
 const SMP_MB_FULL = 0x4b8f0009;
 const CANARY = 0xa5;
-const BUDGET = 65536;
 
 /** One for all testbeds of the process: a window is 4 GiB of addresses. */
 export const window = Window.create();
@@ -59,6 +60,10 @@ export interface TestbedOptions {
   readonly programs?: ReadonlyMap<string, Uint8Array>;
   /** What the device says that its contexts take, when it lies. */
   readonly contextSize?: number;
+  /** Modules that stop at every access to memory (preempt.ts), so that `onAccess` is called by rings in WebAssembly and by programs too. */
+  readonly preempt?: typeof import('./preempt.js');
+  /** Another ring in place of the type's, such as one with a mistake. */
+  readonly wrap?: (ring: Ring, bed: Testbed) => Ring;
 }
 
 /** One direction. Addresses are window addresses. */
@@ -84,13 +89,16 @@ export class Testbed {
   readonly rx: Side;
   readonly guestBatch = Batch.allocate(window, arena);
   readonly deviceBatch = Batch.allocate(window, arena);
-  /** What happens at every full barrier inside a program, when programs run with `barriers`. */
+  /** What happens at every full barrier inside a program, when programs run with `barriers`; with `preempt` also before every access to the ring there. */
   onBarrier: () => void = () => {};
+  /** What happens before every access of the device to its ring: of rings in TypeScript or JavaScript, with `preempt` of all. */
+  onAccess: () => void = () => {};
   /** Guest physical addresses of pages that no region holds. */
   readonly forbidden: readonly bigint[];
   /** Window address of the programs' stack. */
   readonly stack = arena.allocate(STACK_BYTES);
   readonly #object: string | URL;
+  readonly #preempt: TestbedOptions['preempt'];
   readonly #driverQueues: DriverQueues;
   readonly #memory: GuestMemory;
   readonly #canaries: readonly number[];
@@ -101,7 +109,15 @@ export class Testbed {
     this.#object = options.object ?? this.type.programs;
     this.num = num;
     this.datapath = loadDatapath(window);
-    this.ring = this.type.ring(this.datapath);
+    this.#preempt = options.preempt;
+    const watched = (address: number) => {
+      if (this.sides.some(({ queue }) => isIn(address, ringOf(queue.address), size - L.CTX_OPAQUE)))
+        this.onAccess();
+    };
+    const calls = options.preempt?.preemptedDatapath(window, watched) ?? this.datapath.calls;
+    const view = new WatchedView(window, calls, () => this.onAccess());
+    const ring = this.type.ring({ ...this.datapath, calls, view });
+    this.ring = options.wrap?.(ring, this) ?? ring;
     const size = this.ring.contextSize(num);
     const told = contextSize ?? size;
     const pages = Math.ceil((2 * Math.max(size, told) + num * BUFFER_PAIR) / PAGE) + 8;
@@ -264,17 +280,37 @@ export class Testbed {
       ...{ ...memory, promises: promisesTo(program.name) },
       ...{ guarded: 'context', unbounded: 'budget' },
     });
-    const { module } = compile(program, {
+    const { module, bytes } = compile(program, {
       ...memory,
       ...(verdict.accepted
-        ? { unguarded: verdict.unguarded, promised: verdict.promised, confined: true }
+        ? {
+            unguarded: verdict.unguarded,
+            guardedArguments: verdict.guardedArguments,
+            promised: verdict.promised,
+            confined: true,
+          }
         : {}),
-      budget: verdict.accepted && !verdict.budget ? Number.POSITIVE_INFINITY : BUDGET,
+      budget: verdict.accepted && !verdict.budget ? Number.POSITIVE_INFINITY : runBudget(this.num),
       stackBase: this.stack,
       sharedMemory: true,
       memoryPages: WINDOW_PAGES,
     });
+    if (this.#preempt && barriers) return this.#preempted(bytes, this.#preempt);
     return instantiate({ module }, window.memory, this.#implementations()).run;
+  }
+
+  /** The compiled program, which calls `onBarrier` before every access to a ring. */
+  #preempted(bytes: Uint8Array, { withCalls, importsFor }: NonNullable<TestbedOptions['preempt']>) {
+    const module = withCalls(bytes);
+    const inRing = (address: number) =>
+      this.sides.some(({ context, contextSize }) =>
+        isIn(address, context + L.CTX_OPAQUE, contextSize - L.CTX_OPAQUE),
+      );
+    const { exports } = new WebAssembly.Instance(module, {
+      env: { ...importsFor(module, address => inRing(address) && this.onBarrier()), memory: window.memory },
+      helper: Object.fromEntries(this.#implementations()),
+    });
+    return exports.run;
   }
 
   #interpreted(program: Program, barriers: boolean) {
@@ -288,12 +324,48 @@ export class Testbed {
       memory: window.memory,
       contextSize: this.rx.contextSize,
       stackBase: this.stack,
-      budget: BUDGET,
+      budget: runBudget(this.num),
       helpers: this.#helpers(barriers),
       implementations,
     };
     return tableFunction(context => BigInt.asIntN(64, interpret(program, sandbox, Number(context))));
   }
+}
+
+/** Tells of every access to the ring that a device side in TypeScript or JavaScript makes. */
+class WatchedView extends RingView {
+  readonly #onAccess: () => void;
+
+  constructor(window: Window, calls: DatapathExports, onAccess: () => void) {
+    super(window, calls);
+    this.#onAccess = onAccess;
+  }
+
+  override word(queue: number, offset: number): number {
+    this.#onAccess();
+    return super.word(queue, offset);
+  }
+  override setWord(queue: number, offset: number, value: number): void {
+    this.#onAccess();
+    super.setWord(queue, offset, value);
+  }
+  override load(queue: number, offset: number): number {
+    this.#onAccess();
+    return super.load(queue, offset);
+  }
+  override store(queue: number, offset: number, value: number): void {
+    this.#onAccess();
+    super.store(queue, offset, value);
+  }
+}
+
+/** Window address of a queue's ring as the device has it; 0: none yet. */
+function ringOf(queue: number): number {
+  return window.words[(queue + L.QUEUE_RING) >>> 2]!;
+}
+
+function isIn(address: number, start: number, length: number): boolean {
+  return start !== 0 && address >= start && address - start < length;
 }
 
 /** The smallest module: it imports a function (i64) → i64 and exports it, since tables take WebAssembly functions only. */

@@ -19,6 +19,8 @@ const USED = 0x8000;
 export interface Piece {
   readonly gpa: bigint;
   readonly length: number;
+  /** Where that differs from the rest of its chain. */
+  readonly writable?: boolean;
 }
 
 export interface ModelOptions {
@@ -142,7 +144,7 @@ export class SplitDriver extends ModelDriver {
   }
 
   add(pieces: readonly Piece[], writable: boolean, table?: bigint): number {
-    const flags = writable ? WRITE : 0;
+    const flagsOf = (piece: Piece) => ((piece.writable ?? writable) ? WRITE : 0);
     const count = table === undefined ? pieces.length : 1;
     const slots = this.#free.splice(0, count);
     assert.equal(slots.length, count, 'the ring is full');
@@ -154,7 +156,7 @@ export class SplitDriver extends ModelDriver {
         this.setDescriptor(
           descriptor(slots[i]!),
           piece,
-          next === undefined ? flags : flags | NEXT,
+          next === undefined ? flagsOf(piece) : flagsOf(piece) | NEXT,
           next ?? 0xbeef,
         );
       });
@@ -170,6 +172,7 @@ export class SplitDriver extends ModelDriver {
       order.forEach((entry, i) => {
         const next = order[i + 1];
         const where = this.offsetOf(table) + 16 * entry;
+        const flags = flagsOf(pieces[i]!);
         this.setDescriptor(where, pieces[i]!, next === undefined ? flags : flags | NEXT, next ?? 0xbeef);
       });
       this.setDescriptor(descriptor(head), { gpa: table, length: 16 * pieces.length }, INDIRECT, 0xdead);
@@ -287,16 +290,16 @@ export class PackedDriver extends ModelDriver {
     do this.#ids = (this.#ids + 11) % this.num;
     while (this.out.some(({ id }) => id === this.#ids));
     const id = this.#ids;
-    const flags = writable ? WRITE : 0;
+    const flagsOf = (piece: Piece) => ((piece.writable ?? writable) ? WRITE : 0);
     if (table !== undefined) {
       pieces.forEach((piece, i) => {
-        this.setDescriptor(this.offsetOf(table) + 16 * i, piece, 0xdead, flags);
+        this.setDescriptor(this.offsetOf(table) + 16 * i, piece, 0xdead, flagsOf(piece));
       });
     }
     const list = table === undefined ? pieces : [{ gpa: table, length: 16 * pieces.length }];
     list.forEach((piece, i) => {
       const last = i === list.length - 1;
-      const own = table === undefined ? flags | (last ? 0 : NEXT) : INDIRECT;
+      const own = table === undefined ? flagsOf(piece) | (last ? 0 : NEXT) : INDIRECT;
       const at = this.at.descriptor + 16 * this.#next.index;
       const whole = own | this.#next.available;
       // The first one's flags wait for `publish`.

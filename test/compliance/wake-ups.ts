@@ -1,6 +1,6 @@
 /**
- * Both sides fall asleep and wake each other, with steps in random order, and in the middle of a program at its barrier. When both
- * sleep, nobody has been told, and there is work left, a wake-up was lost.
+ * Both sides fall asleep and wake each other, with steps in random order, and each in the middle of the other's: at the barrier of a program, at the
+ * device's accesses to its ring (those that the testbed tells of). When both sleep, nobody has been told, and there is work left, a wake-up was lost.
  *
  * ```
  *   guest ── publishes ── kick? ──► device, asleep after kicks(on) found nothing
@@ -12,6 +12,8 @@ import { randomFrom, type Testbed } from './testbed.js';
 
 /** One side: awake, or asleep until it is told. */
 class Sleeper {
+  /** It is in the middle of a step. */
+  busy = false;
   awake = true;
   told = false;
   naps = 0;
@@ -33,28 +35,29 @@ function race(
   { guest, device, done, what }: { guest: Actor; device: Actor; done: () => boolean; what: () => string },
 ): number {
   const move = ({ side, wake, step }: Actor) => {
+    side.busy = true;
     if (!side.awake) {
       side.awake = true;
       wake();
     }
     side.told = false;
     step();
+    side.busy = false;
   };
-  let inProgram = false;
-  bed.onBarrier = () => {
-    // The guest is in a program: the device may do anything now. (What it does calls no programs.)
-    while (!inProgram && device.side.ready && random(3) > 0) {
-      inProgram = true;
-      move(device);
-      inProgram = false;
-    }
+  const interrupt = (other: Actor, odds: number) => {
+    while (!other.side.busy && other.side.ready && random(odds) === 0) move(other);
   };
+  // One side is in the middle of a step: the other may do anything now.
+  bed.onBarrier = () => interrupt(device, 2);
+  bed.onAccess = () => interrupt(guest, 8);
   for (let steps = 0; !done(); steps++) {
     const ready = [guest, device].filter(({ side }) => side.ready);
     if (ready.length === 0) throw new Error(`both sides sleep and work is left: ${what()}`);
     if (steps > 20_000) throw new Error(`no progress: ${what()}`);
     move(ready[random(ready.length)]!);
   }
+  bed.onBarrier = () => {};
+  bed.onAccess = () => {};
   return guest.side.naps + device.side.naps;
 }
 

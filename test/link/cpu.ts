@@ -46,13 +46,19 @@ export class CpuShare {
       number,
     ];
     const busy = user + nice + system + irq + softIrq + steal;
-    let own = 0;
-    for (const pid of this.#pids) {
-      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
-        .replace(/^.*\) /s, '')
-        .split(' ');
-      for (const ticks of fields.slice(11, 15)) own += Number(ticks); // utime, stime, and those of children that have ended
-    }
+    const own = this.#pids.reduce((sum, pid) => sum + ticksOf(pid), 0);
     return { busy, total: busy + idle + ioWait, own };
   }
+}
+
+/** CPU seconds that a process has used, and its children that have ended. */
+export function processSeconds(pid: number): number {
+  return ticksOf(pid) / TICKS_PER_SECOND;
+}
+
+function ticksOf(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /s, '')
+    .split(' ');
+  return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0); // utime, stime, and the children's
 }

@@ -101,11 +101,11 @@ export async function eventually(reached: () => boolean, complaint: string): Pro
 }
 
 /** Checks what holds for every run that went well. */
-export async function checkReport(run: Demo): Promise<DemoReport> {
+export async function checkReport(run: Demo, device = 'sring'): Promise<DemoReport> {
   const [stdout, stderr, exit] = await Promise.all([run.stdout, run.stderr, run.exit]);
   assert.deepEqual([exit, stderr], [[0, null], ''], stdout);
   const report = JSON.parse(stdout) as DemoReport;
-  assert.equal(report.device, 'sring');
+  assert.equal(report.device, device);
   assert.deepEqual(report.leaks, { fds: 0, mappings: 0, buffers: 0 });
   assert.deepEqual(report.failures, []);
   return report;
@@ -154,9 +154,15 @@ export async function upgradeEverySecond(t: TestContext, seconds: number): Promi
   const { p50, p99, max } = upgrades.blackout_us!;
   t.diagnostic(`${upgrades.count} upgrades: blackout p50 ${p50} us, p99 ${p99} us, longest ${max} us`);
   t.diagnostic(`${udp!.pps} datagrams a second; ${Math.round(others * 100)} % of the machine used by others`);
-  if (others > MOST_FOR_OTHERS) return; // TCP's timers and our pace are at the mercy of whoever has the processors
-  assert.ok(udp!.pps >= 50_000, `${udp!.pps} datagrams a second`);
-  assert.deepEqual(tcp_retransmissions, { guest_to_host: 0, host_to_guest: 0 });
+  await t.test('at the full pace, and TCP sends nothing again', t => {
+    // TCP's timers and our pace are at the mercy of whoever has the processors.
+    if (others > MOST_FOR_OTHERS)
+      return t.skip(
+        `others used ${Math.round(others * 100)} % of the machine: ${JSON.stringify({ udp, tcp_retransmissions })}`,
+      );
+    assert.ok(udp!.pps >= 50_000, `${udp!.pps} datagrams a second`);
+    assert.deepEqual(tcp_retransmissions, { guest_to_host: 0, host_to_guest: 0 });
+  });
 }
 
 export function checkFrames({ link, note, frames, ping, udp }: DemoReport): void {

@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { DemoReport } from '../../src/demo/report.js';
+import { deviceTypeNames } from '../../src/ring/registry.js';
 import {
   checkFrames,
   checkReport,
@@ -34,6 +35,13 @@ test('as root: real traffic, every byte and number right, nothing left', async t
   checkTraffic(report);
   assert.deepEqual(report.upgrades, { count: 0, refused: 0, blackout_us: null });
 });
+
+for (const device of deviceTypeNames.filter(name => name !== 'sring')) {
+  test(`as root, --device ${device}: real traffic`, async t => {
+    if (!isRoot) return t.skip('needs root: it makes network namespaces');
+    checkTraffic(await checkReport(demo(t, [], ['--json', '--seconds', '1', '--device', device]), device));
+  });
+}
 
 test('as nobody in particular: real traffic where that is allowed, else numbered frames', async t => {
   if (isRoot && !nobodyCanRun()) return t.skip('setpriv is not there, or others may not read these files');

@@ -18,7 +18,7 @@ import { changeLink, type LinkInfo, linkInfo } from '../../src/linux/link.js';
 import { monitorLink } from '../../src/linux/link-monitor.js';
 import { canCreateNamespaces, createNetns } from '../../src/linux/netns.js';
 import { addAddress, setNeighbour } from '../../src/linux/route.js';
-import { silenceIpv6 } from '../../src/linux/sysctl.js';
+import { silenceIpv6, writeSysctl } from '../../src/linux/sysctl.js';
 import { PATIENCE_MS, Program } from './program.js';
 import { type FlowOptions, UdpFlow } from './traffic.js';
 
@@ -204,6 +204,23 @@ export function makeEnd(name: string, ip: string, mac: string): End {
   silenceIpv6(netns);
   changeLink('lo', { up: true }, netns);
   return { netns, path: `/proc/${process.pid}/fd/${netns.fd}`, interface: name, ip, mac };
+}
+
+/** The ends of a link that is ready, with IPv6 addresses beside those that they have: such links are silent otherwise. */
+export function withIpv6({ guestEnd, hostEnd }: Pick<Link, 'guestEnd' | 'hostEnd'>): {
+  guestEnd: End;
+  hostEnd: End;
+} {
+  const ends = { guestEnd: { ...guestEnd, ip: 'fd09::2' }, hostEnd: { ...hostEnd, ip: 'fd09::1' } };
+  for (const [end, other] of [
+    [ends.guestEnd, ends.hostEnd],
+    [ends.hostEnd, ends.guestEnd],
+  ] as const) {
+    writeSysctl(`net/ipv6/conf/${end.interface}/disable_ipv6`, 0, end.netns);
+    addAddress(end.interface, `${end.ip}/64`, end.netns);
+    introduce(end, other);
+  }
+  return ends;
 }
 
 /** Everything in an order in which nobody on the cable ever has to ask who has which address. */

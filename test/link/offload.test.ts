@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readCapture, type Seen } from '../../src/port/pcapng/testing.js';
 import { internetChecksum } from '../unit/internet-checksum.js';
-import { kernelStats, type Link, type LinkOptions, linkTest } from './harness.js';
+import { kernelStats, type Link, type LinkOptions, linkTest, withIpv6 } from './harness.js';
 import { tcpTransfer } from './traffic.js';
 
 const BYTES = 20e6;
@@ -34,8 +34,26 @@ for (const [what, options, tso, lro] of AGREED) {
   });
 }
 
+/** The same for IPv6, where segments are other frames (TSOv6, LRO) and checksums cover other addresses. */
+for (const [what, options, tso, lro] of AGREED.slice(0, 2)) {
+  linkTest(`TCP over IPv6, agreed on: ${what}`, options, async (link, t) => {
+    const ends = withIpv6(link);
+    const there = await stream(ends, 'guest', 25);
+    const back = await stream(ends, 'host', 26);
+    t.diagnostic(`bytes a frame: ${Math.round(there)} from the guest, ${Math.round(back)} to it`);
+    assert.ok(tso ? there > 4000 : there <= 1514, `${there} bytes a frame`);
+    assert.ok(lro ? back > 4000 : back <= 1514, `${back} bytes a frame`);
+    const { softened, dropped } = (await link.serve.counters()).port;
+    assert.deepEqual({ softened, dropped }, { softened: 0, dropped: 0 });
+  });
+}
+
 /** A transfer from one end; returns the mean size of a frame that its kernel sent. */
-async function stream(link: Link, from: 'guest' | 'host', seed: number): Promise<number> {
+async function stream(
+  link: Pick<Link, 'guestEnd' | 'hostEnd'>,
+  from: 'guest' | 'host',
+  seed: number,
+): Promise<number> {
   const { guestEnd, hostEnd } = link;
   const [source, target] = from === 'guest' ? [guestEnd, hostEnd] : [hostEnd, guestEnd];
   const before = kernelStats(source);
@@ -50,28 +68,36 @@ const capture = join(tmpdir(), `polynic-offload-${process.pid}.pcapng`);
 linkTest('captures have the checksums of the wire', { serve: [...SERVE, '--pcap', capture] }, async link => {
   await stream(link, 'guest', 23);
   await stream(link, 'host', 24);
+  const ends = withIpv6(link);
+  await stream(ends, 'guest', 27);
+  await stream(ends, 'host', 28);
   await link.serve.end();
   const { frames, fault } = readCapture(capture);
   rmSync(capture);
   assert.equal(fault, '');
-  const tcp = frames.filter(isTcp);
-  const large = tcp.filter(({ bytes }) => bytes.length > 20_000);
-  assert.ok(large.length > 100, `${large.length} large frames`);
-  for (const frame of tcp) checkTcp(frame);
+  for (const version of [4, 6] as const) {
+    const tcp = frames.filter(frame => isTcp(frame, version));
+    const large = tcp.filter(({ bytes }) => bytes.length > 20_000);
+    assert.ok(large.length > 100, `${large.length} large frames, IPv${version}`);
+    for (const frame of tcp) checkTcp(frame, version);
+  }
 });
 
-/** IPv4 without options, TCP. */
-function isTcp({ bytes }: Seen): boolean {
-  return bytes[12] === 8 && bytes[13] === 0 && bytes[14] === 0x45 && bytes[23] === 6;
+/** IPv4 without options, or IPv6 without extensions; then TCP. */
+function isTcp({ bytes }: Seen, version: 4 | 6): boolean {
+  const type = (bytes[12]! << 8) + bytes[13]!;
+  if (version === 4) return type === 0x800 && bytes[14] === 0x45 && bytes[23] === 6;
+  return type === 0x86dd && bytes[20] === 6;
 }
 
-function checkTcp({ bytes }: Seen): void {
-  const length = (bytes[16]! << 8) + bytes[17]! - 20;
-  const pseudo = Uint8Array.of(...bytes.subarray(26, 34), 0, 6, length >>> 8, length);
+function checkTcp({ bytes }: Seen, version: 4 | 6): void {
+  const [l4, from, to] = version === 4 ? [34, 26, 34] : [54, 22, 54];
+  const length = version === 4 ? (bytes[16]! << 8) + bytes[17]! - 20 : (bytes[18]! << 8) + bytes[19]!;
+  const pseudo = Uint8Array.of(...bytes.subarray(from, to), 0, 6, length >>> 8, length);
   const rest = 0xffff - internetChecksum(pseudo);
   assert.equal(
-    internetChecksum(bytes.subarray(34, 34 + length), rest),
+    internetChecksum(bytes.subarray(l4, l4 + length), rest),
     0,
-    `a TCP segment of ${length} bytes`,
+    `a TCP segment of ${length} bytes, IPv${version}`,
   );
 }

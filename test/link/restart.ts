@@ -70,7 +70,7 @@ export async function repeat(
 ): Promise<void> {
   for (let i = 0; i < times; i++) {
     if (performance.now() > deadline) {
-      t.diagnostic(`out of time after ${i} of ${times}`);
+      t.diagnostic(`out of time after ${i}${Number.isFinite(times) ? ` of ${times}` : ''}`);
       return;
     }
     await action();

@@ -13,7 +13,7 @@ import { test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { CaptureReader, FRAME } from '../../src/port/pcapng/index.js';
 import { padded } from '../../src/port/pcapng/layout.js';
-import { haveTshark, run } from '../../src/port/pcapng/testing.js';
+import { haveTshark, nanoseconds, run } from '../../src/port/pcapng/testing.js';
 import { STAMP_RING } from '../compliance/types.js';
 import { linkTest } from './harness.js';
 import { PATIENCE_MS, Program } from './program.js';
@@ -93,7 +93,7 @@ function readStamped(path: string): Known[] {
       const option = reader.position + padded(reader.length);
       assert.deepEqual([file.readUInt16LE(option), file.readUInt16LE(option + 2)], [1, 20], 'a comment');
       const [, hex] = /^flow mark 0x([0-9a-f]{8})$/.exec(file.toString('latin1', option + 4, option + 24))!;
-      seen.push({ ns: reader.timestamp(), mark: Number.parseInt(hex!, 16), bytes });
+      seen.push({ ns: nanoseconds(reader), mark: Number.parseInt(hex!, 16), bytes });
     }
     assert.equal(reader.fault, '');
     return seen;

@@ -130,6 +130,7 @@ function receiveUdp(own: OwnedFd, { port, seed, count }: Task & { role: 'udp-rec
       bytes += length;
     }
     packets += got;
+    Atomics.store(counters, SHARED.REPEATED, repeated);
     Atomics.store(counters, SHARED.RECEIVED, packets);
     Atomics.notify(counters, SHARED.RECEIVED);
   }
@@ -160,8 +161,8 @@ function sendTcp(own: OwnedFd, { to, port, seed, bytes }: Task & { role: 'tcp-se
   return { bytes, sha256: hash.digest('hex'), seconds: (performance.now() - start) / 1000 };
 }
 
-function receiveTcp(own: OwnedFd, { port }: Task & { role: 'tcp-receive' }): Transfer {
-  const listener = listenTcp({ ip: ANYWHERE, port }, { netns: own });
+function receiveTcp(own: OwnedFd, { at, port }: Task & { role: 'tcp-receive' }): Transfer {
+  const listener = listenTcp({ ip: at, port }, { netns: own });
   tell('ready');
   const socket = listener.accept()!.setTimeouts(STALL_MS);
   const hash = createHash('sha256');

@@ -11,8 +11,8 @@
 import { Worker } from 'node:worker_threads';
 import type { End } from './harness.js';
 
-/** Words of the shared counters. TARGET: the receiver tells when it has so many; 0: it need not. */
-export const SHARED = { RECEIVED: 0, STOP: 1, TARGET: 2, WORDS: 3 } as const;
+/** Words of the shared counters. TARGET: the receiver tells when it has so many; 0: it need not. REPEATED: of RECEIVED, those that came once more. */
+export const SHARED = { RECEIVED: 0, STOP: 1, TARGET: 2, REPEATED: 3, WORDS: 4 } as const;
 
 /** What a worker tells. */
 export type Message = 'ready' | 'reached' | { readonly result: Sent | Tally | Transfer };
@@ -58,7 +58,7 @@ export type Task =
       readonly seed: number;
       readonly bytes: number;
     }
-  | { readonly role: 'tcp-receive'; readonly port: number };
+  | { readonly role: 'tcp-receive'; readonly at: string; readonly port: number };
 
 export interface TaskData {
   readonly task: Task;
@@ -145,6 +145,11 @@ export class UdpFlow {
     return Atomics.load(this.#counters, SHARED.RECEIVED);
   }
 
+  /** Of these, such as had come before. */
+  get repeated(): number {
+    return Atomics.load(this.#counters, SHARED.REPEATED);
+  }
+
   /** Resolves when `n` more datagrams have come than now; rejects when an end fails first. One call at a time. */
   async more(n: number): Promise<void> {
     const reached = this.#receiver.says('reached');
@@ -178,7 +183,7 @@ export async function tcpTransfer(
 ): Promise<{ sent: Transfer; got: Transfer }> {
   const shared = new SharedArrayBuffer(SHARED.WORDS * 4);
   const port = 8000 + (seed % 1000);
-  const receiver = new Actor<Transfer>({ role: 'tcp-receive', port }, to, shared);
+  const receiver = new Actor<Transfer>({ role: 'tcp-receive', at: to.ip, port }, to, shared);
   await receiver.says('ready');
   const sender = new Actor<Transfer>({ role: 'tcp-send', to: to.ip, port, seed, bytes }, from, shared);
   const [sent, got] = await Promise.all([sender.done, receiver.done]);

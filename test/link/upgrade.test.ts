@@ -2,7 +2,10 @@
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { kernelStats, type Link, linkTest } from './harness.js';
+import { eventually } from '../../src/linux/testing.js';
+import { parseOffloads } from '../../src/ring/features.js';
+import { type End, kernelStats, type Link, linkTest } from './harness.js';
+import { PATIENCE_MS } from './program.js';
 import { endFlow } from './restart.js';
 import { type FlowOptions, tcpTransfer } from './traffic.js';
 
@@ -54,24 +57,29 @@ linkTest('every type to every other, with datagrams both ways: nothing is lost',
 linkTest('offloads come and go under a TCP transfer', { serve: ['--device', 'sring_gso'] }, async link => {
   const { guestEnd, hostEnd } = link;
   let over = false;
-  const transfers = Promise.all([
-    tcpTransfer(guestEnd, hostEnd, { seed: 63, bytes: 60e6 }),
-    tcpTransfer(hostEnd, guestEnd, { seed: 64, bytes: 60e6 }),
-  ]).finally(() => {
-    over = true;
-  });
-  let upgrades = 0;
-  for (const offload of ['none', 'csum', 'tso', 'lro', 'all']) {
-    if (over) break;
-    const { error } = await link.serve.request({ op: 'upgrade', offload });
-    assert.equal(error, undefined, JSON.stringify(error));
-    upgrades++;
-  }
-  for (const { sent, got } of await transfers) {
-    assert.equal(got.bytes, sent.bytes);
-    assert.equal(got.sha256, sent.sha256);
-  }
-  assert.ok(upgrades >= 1);
+  /** One after the other, until all changes are made. */
+  const transfers = async (from: End, to: End, seed: number) => {
+    do {
+      const { sent, got } = await tcpTransfer(from, to, { seed, bytes: 20e6 });
+      assert.deepEqual([got.bytes, got.sha256], [sent.bytes, sent.sha256]);
+    } while (!over);
+  };
+  const flows = [transfers(guestEnd, hostEnd, 63), transfers(hostEnd, guestEnd, 64)];
+  const changes = async () => {
+    try {
+      for (const offload of ['none', 'csum', 'tso', 'lro', 'ufo', 'all']) {
+        const { error } = await link.serve.request({ op: 'upgrade', offload });
+        assert.equal(error, undefined, JSON.stringify(error));
+        const { ok } = (await link.serve.request({ op: 'info' })) as { ok: { features: string } };
+        assert.equal(BigInt(ok.features), parseOffloads(offload), offload);
+        const before = kernelStats(hostEnd).rxBytes;
+        await eventually(() => kernelStats(hostEnd).rxBytes > before + 200_000, PATIENCE_MS);
+      }
+    } finally {
+      over = true;
+    }
+  };
+  await Promise.all([...flows, changes()]);
 });
 
 linkTest('the port: TAP, then a file, then the TAP again', {}, async link => {
@@ -122,14 +130,22 @@ linkTest('a new backend process in place of the old one', { serve: ['--device', 
   await flow.abandon();
 });
 
+/** How far an upgrade has come, by what one of the two says. (Every single message: test/unit/upgrade-death.test.ts.) */
+const PROGRESS = [
+  ['serve', / upgrade from \S+ to \S+ announced/],
+  ['guest', /programs accepted/],
+  ['serve', / rx disabled/],
+  ['serve', / upgraded from /],
+] as const;
+
 linkTest('either side killed in the middle of an upgrade: the other one goes on', {}, async link => {
   for (const victim of ['guest', 'serve'] as const) {
-    for (let turn = 0; turn < 4; turn++) {
+    for (const [turn, [who, words]] of PROGRESS.entries()) {
       const { flows, more } = await flowsOf(link, 71 + 2 * turn);
       const device = ROUND[turn]!;
+      const after = link[who].stderr.length;
       const upgrade = link.serve.request({ op: 'upgrade', device }).catch(() => null);
-      // At another moment each time; all of them are early, since an upgrade takes a few tens of milliseconds.
-      for (let i = 0; i < turn * 200; i++) await new Promise(setImmediate);
+      await link[who].says(words, { after });
       await link[victim].end('SIGKILL');
       await upgrade;
       if (victim === 'guest') {

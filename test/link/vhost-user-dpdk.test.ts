@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import * as L from '../../datapath/layout.js';
+import { noTestpmd, Testpmd, type TestpmdOptions } from '../../src/bench/testpmd.js';
 import { ConnectionSlot, socketChannel } from '../../src/control/bpfhv-proxy/index.js';
 import { serveVhostUser } from '../../src/control/vhost-user/index.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
@@ -25,7 +26,6 @@ import type { PortHandle } from '../../src/port/port.js';
 import { openPort } from '../../src/port/registry.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { arena, window } from '../compliance/testbed.js';
-import { noTestpmd, Testpmd, type TestpmdOptions } from './testpmd.js';
 
 const FRAMES = 50_000;
 const QUEUE_SIZE = 256;

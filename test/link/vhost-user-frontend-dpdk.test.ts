@@ -4,10 +4,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { before } from 'node:test';
+import { noTestpmd, Testpmd } from '../../src/bench/testpmd.js';
 import { eventually, leakTest } from '../../src/linux/testing.js';
 import { connectUnix } from '../../src/linux/unix-socket.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
-import { noTestpmd, Testpmd } from './testpmd.js';
 import { Machine } from './virtio-machine.js';
 
 const missing = noTestpmd();

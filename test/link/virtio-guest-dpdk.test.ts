@@ -11,13 +11,13 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
+import { noTestpmd, Testpmd } from '../../src/bench/testpmd.js';
 import { socketChannel } from '../../src/control/bpfhv-proxy/index.js';
 import { eventually } from '../../src/linux/testing.js';
 import { UnixListener } from '../../src/linux/unix-listener.js';
 import { connectUnix } from '../../src/linux/unix-socket.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { guestTest, type VirtioGuest } from '../unit/virtio-driver-rig.js';
-import { noTestpmd, Testpmd } from './testpmd.js';
 
 const FRAMES = 20_000;
 const BUFS = 256;

@@ -24,7 +24,18 @@ for (const listens of [true, false]) {
     const come = new Promise<UnixSocket>(resolve => listener?.onConnection(resolve, () => {}));
     const backend = await Backend.open(
       {
-        ...{ path, listens, virtio: false, port: 'sink', device: sring, queues: 1, workers: 1, bufs: 256 },
+        ...{
+          path,
+          listens,
+          kind: 'bpfhv',
+          msix: true,
+          transitional: false,
+          port: 'sink',
+          device: sring,
+          queues: 1,
+          workers: 1,
+          bufs: 256,
+        },
         ...{ offload: 0n, sleepUs: 0, control: 'none' },
       },
       { window, arena },

@@ -11,7 +11,10 @@ import { loadAsDriver } from '../../src/bench/programs.js';
 import type { BenchResult } from '../../src/bench/result.js';
 import { measureRingCalls } from '../../src/bench/ring-calls.js';
 import { measureSealing } from '../../src/bench/seal.js';
+import { noTestpmd } from '../../src/bench/testpmd.js';
 import { flowMover, takeTurn } from '../../src/bench/turns.js';
+import { measureVhostUser } from '../../src/bench/vhost-user.js';
+import { measureVmTcp } from '../../src/bench/vm-tcp.js';
 import { openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
 import { canCreateNamespaces } from '../../src/linux/netns.js';
@@ -53,11 +56,21 @@ for (const name of deviceTypeNames) {
 }
 
 test('frames of several buffers are for formats with offloads', async () => {
-  const large = (name: string) => () => measureParts(deviceType(name)!, 'tx', 65536, LITTLE);
-  assert.equal((await leavesNothing(large('sring_gso'))).length, 4);
-  const before = held();
-  await assert.rejects(large('sring'), RangeError);
-  assert.deepEqual(held(), before);
+  for (const direction of DIRECTIONS) {
+    const large = (name: string) => () => measureParts(deviceType(name)!, direction, 65536, LITTLE);
+    const path = `parts/sring_gso/${direction}/65536`;
+    assert.deepEqual(
+      namesOf(await leavesNothing(large('sring_gso'))),
+      ['driver', 'programs', 'programs-guarded', 'backend'].map(part => `${path}/${part}`),
+    );
+    assert.deepEqual(
+      groupsOf(path).flatMap(({ names }) => names),
+      [path, `${path}/kernel`],
+    );
+    const before = held();
+    await assert.rejects(large('sring'), RangeError);
+    assert.deepEqual(held(), before);
+  }
 });
 
 test('the kernel’s part goes through a TAP', async t => {
@@ -67,6 +80,7 @@ test('the kernel’s part goes through a TAP', async t => {
     ['tx', 60],
     ['rx', 1514],
     ['tx', 65536],
+    ['rx', 65536],
   ] as const) {
     const device = deviceType('sring_gso')!;
     const results = await leavesNothing(() => measureKernel(device, direction, length, few));
@@ -116,6 +130,32 @@ test('what is sealed is opened', () => {
   assert.deepEqual(namesOf(measureSealing(60)), ['seal/60/seal', 'seal/60/open']);
 });
 
+test('our vhost-user backend beside DPDK’s', async t => {
+  const missing = noTestpmd();
+  if (missing) return t.skip(missing);
+  const few = { rounds: 1, warmUpMs: 50, samples: 1, sampleMs: 100 };
+  const before = openFds().length;
+  const results = await measureVhostUser('packed', 1514, 'rx', few);
+  const name = 'vhost-user/packed/1514/rx';
+  assert.deepEqual(namesOf(results), [name, `${name}/dpdk`]);
+  assert.equal(results[0]!.against, `${name}/dpdk`);
+  assert.equal(openFds().length, before);
+});
+
+test('a virtual machine that can not be had is left out, with the reason', async () => {
+  const cache = process.env.POLYNIC_CACHE;
+  process.env.POLYNIC_CACHE = '/nonexistent';
+  try {
+    await assert.rejects(measureVmTcp('split', ['to-host']), {
+      code: 'BENCH_MISSING',
+      message: /setup:system/,
+    });
+  } finally {
+    if (cache === undefined) delete process.env.POLYNIC_CACHE;
+    else process.env.POLYNIC_CACHE = cache;
+  }
+});
+
 test('cases are found by what their paths begin with, and by paths below them', () => {
   const names = (wanted: string) => groupsOf(wanted).flatMap(group => group.names);
   assert.deepEqual(names('no such case'), []);
@@ -123,5 +163,7 @@ test('cases are found by what their paths begin with, and by paths below them', 
   assert.deepEqual(names('parts/sring/tx/60/kernel'), ['parts/sring/tx/60', 'parts/sring/tx/60/kernel']);
   assert.deepEqual(names('parts/sring/tx/60/driver'), ['parts/sring/tx/60']);
   assert.deepEqual(names('tap-tcp/vring'), ['tap-tcp/vring_packed']);
+  assert.deepEqual(names('vhost-user/split/64/tx/dpdk'), ['vhost-user/split/64/tx']);
+  assert.deepEqual(names('vm-tcp/packed/to-host/cpu'), ['vm-tcp/packed/to-host']);
   assert.equal(new Set(names('')).size, names('').length);
 });

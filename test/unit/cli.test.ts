@@ -59,6 +59,7 @@ const USAGE: readonly (readonly [title: string, words: readonly string[], says: 
   ['an unknown command', ['frob'], /unknown command 'frob'/],
   ['a command misspelt', ['serv'], /unknown command 'serv'\. Did you mean serve\?/],
   ['help on an unknown command', ['help', 'frob'], /unknown command 'frob'/],
+  ['a key and several workers', guest('--key-file', '/x', '--workers', '2'), /--key-file needs one worker/],
   ['half a command', ['ebpf'], /ebpf needs a command.*polynic ebpf --help/],
   ['an unknown option', serve('--frob'), /unknown option '--frob'/],
   ['a word too many', serve('extra'), /too many arguments/],
@@ -102,6 +103,19 @@ const USAGE: readonly (readonly [title: string, words: readonly string[], says: 
   ['an address that is none', guest('--mac', 'zz'), /zz/],
   ['the address of a group', guest('--mac', 'ff:ff:ff:ff:ff:ff'), /ff:ff is the address of a group/],
   ['an address of zeros', guest('--mac', '00:00:00:00:00:00'), /00:00 is no interface's address/],
+  ['no PCI address', ['guest', '--pci', '1:2.3', '--netdev', 'sink'], /--pci.*0000:01:00\.0.*1:2\.3/],
+  [
+    'queues of a device on PCI',
+    ['guest', '--pci', '01:00.0', '--queues', '2', '--netdev', 'sink'],
+    /--pci.*--queues/,
+  ],
+  [
+    'buffers of a device behind vfio-user',
+    ['guest', '--vfio-user', socket, '--bufs', '64', '--netdev', 'sink'],
+    /--vfio-user.*--bufs/,
+  ],
+  ['a device twice', guest('--pci', '01:00.0'), /--pci.*--bpfhv-proxy/],
+  ['memory for rings that no upgrade brings', guest('--max-bufs', '512'), /--max-bufs.*--pci/],
   ['no frame size', ['serve', '--bpfhv-proxy', socket, '--port', 'source:len='], /len.*not ""/],
   [
     'the address of a group, for a TAP',
@@ -135,6 +149,12 @@ const FAILURES: readonly (readonly [title: string, words: readonly string[], say
     ['serve', '--bpfhv-proxy', socket, '--port', 'tap:t,netns=none-such'],
     /none-such.*ENOENT/,
   ],
+  [
+    'no such PCI function',
+    ['guest', '--pci', 'ffff:00:1f.7', '--netdev', 'sink'],
+    /no PCI function ffff:00:1f\.7/,
+  ],
+  ['a file in place of a device', ['guest', '--vfio-user', file, '--netdev', 'sink'], /file is not a socket/],
   ['a pid file that can not be', serve('--pidfile', `${folder}/no/pid`), /no\/pid/],
   ['the same, as guest', guest('--pidfile', `${folder}/no/pid`), /no\/pid/],
   ['a capture file that can not be', serve('--pcap', `${folder}/no/f`), /no\/f.*ENOENT/],
@@ -170,6 +190,13 @@ for (const words of [['--help'], ['serve', '--help'], ['guest', '--help'], ['--v
     assert.match(stdout, words[0] === '--version' ? /^\d+\.\d+\.\d+\n$/ : /^Usage: polynic/);
   });
 }
+
+test('a guest that waits for its device, whose memory it has yet to know, ends well', async () => {
+  const words = ['guest', '--vfio-user', join(folder, 'nobody'), '--netdev', 'sink'];
+  const { code, stdout, stderr } = await polynic(words, kill => kill('SIGTERM'));
+  assert.deepEqual([code, stdout], [0, '']);
+  assert.match(stderr, /warn guest: waiting for a device: connect .*nobody: ENOENT.*\n$/);
+});
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   for (const command of ['serve', 'guest'] as const) {

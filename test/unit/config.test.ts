@@ -64,11 +64,11 @@ nics:
     ],
   );
   assert.deepEqual(
-    nics.map(({ name, process, options }) => [name, process, options.virtio, options.listens]),
+    nics.map(({ name, process, options }) => [name, process, options.kind, options.listens]),
     [
-      ['vm0', 'NIC vm0', false, false],
-      ['1', 'switch lan', true, true],
-      ['vm2', 'switch lan', false, true],
+      ['vm0', 'NIC vm0', 'bpfhv', false],
+      ['1', 'switch lan', 'virtio', true],
+      ['vm2', 'switch lan', 'bpfhv', true],
     ],
   );
   assert.equal(nics[1]!.options.queues, 4);
@@ -100,7 +100,7 @@ const WRONG: readonly (readonly [title: string, text: string, ...says: RegExp[]]
   [
     'no socket',
     'nics:\n  - §{name: a, port: sink}',
-    /^nics\[0\]: write bpfhv-proxy SOCKET or vhost-user SOCKET$/,
+    /^nics\[0\]: write bpfhv-proxy SOCKET, vhost-user SOCKET or vfio-user SOCKET$/,
   ],
   ['no port', 'nics:\n  - §{name: a, vhost-user: /s}', /^nics\[0\]: write port SPEC: /],
   [

@@ -2,11 +2,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as L from '../../datapath/layout.js';
-import { deviceDump, MAX_DUMP } from '../../src/control/bpfhv-proxy/dump.js';
+import { deviceDump } from '../../src/control/bpfhv-proxy/dump.js';
 import { readDeviceDump } from '../../src/guest/bpfhv/dump.js';
 import { CTRL, REG } from '../../src/guest/bpfhv/registers.js';
 import type { BpfhvTransport } from '../../src/guest/bpfhv/transport.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
+import { MAX_DUMP } from '../../src/pci/bpfhv/dump.js';
 import { deviceType } from '../../src/ring/registry.js';
 import { eventually, window } from '../compliance/testbed.js';
 import { guestTest } from './driver-rig.js';

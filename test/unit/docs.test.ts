@@ -128,7 +128,7 @@ describe('documents', () => {
 
 test('every error code is explained, and every one that is explained exists', () => {
   const CODE =
-    /(?:CAPTURE|CONFIG|CONTROL|DEMO|DRIVER|EBPF|ERR_MAPPING|ERR_SOCKET|MEMORY|NIC|PORT|PROXY|THREAD|UPGRADE|VHOST|VM)_[A-Z_]+/;
+    /(?:CAPTURE|CONFIG|CONTROL|DEMO|DRIVER|EBPF|ERR_MAPPING|ERR_SOCKET|MEMORY|NIC|PCI|PORT|PROXY|THREAD|UPGRADE|VHOST|VM)_[A-Z_]+/;
   const source = filesBelow(join(root, 'src'), /^(?!testing)[\w-]+(?<!\.test)\.ts$/)
     .map(read)
     .join('\n');
@@ -140,6 +140,17 @@ test('every error code is explained, and every one that is explained exists', ()
   const thrown = all(source, "'");
   assert.ok(thrown.length > 50, `only ${thrown.length} codes were found`);
   assert.deepEqual(all(guide, '`'), thrown);
+});
+
+test("the README's list of what can be imported is what package.json exports", () => {
+  const { name, exports } = JSON.parse(read(join(root, 'package.json'))) as {
+    name: string;
+    exports: Record<string, unknown>;
+  };
+  const section = /^## As a library\n([\s\S]*?)^## /m.exec(read(join(root, 'README.md')))![1]!;
+  const listed = [...section.matchAll(/^\| `([\w/-]+)`/gm)].map(([, module]) => module!);
+  const there = Object.keys(exports).filter(path => path !== './package.json');
+  assert.deepEqual(listed.sort(), there.map(path => join(name, path)).sort());
 });
 
 describe("the README's command reference", () => {

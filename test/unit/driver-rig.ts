@@ -7,9 +7,9 @@
  * ```
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { type TestContext, test } from 'node:test';
 import { ProxyDevice } from '../../src/control/bpfhv-proxy/device.js';
-import { serveBackend, socketChannel } from '../../src/control/bpfhv-proxy/index.js';
+import { type Channel, serveBackend, socketChannel } from '../../src/control/bpfhv-proxy/index.js';
 import { BpfhvDriver } from '../../src/guest/bpfhv/driver.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { openFds } from '../../src/linux/fd.js';
@@ -17,7 +17,7 @@ import { openMappings } from '../../src/linux/mmap.js';
 import { socketPair } from '../../src/linux/unix-socket.js';
 import type { NicControl } from '../../src/nic/control.js';
 import { Nic } from '../../src/nic/nic.js';
-import { type FlowCounters, portFlow } from '../../src/port/flow.js';
+import { type FlowCounters, portFlow, portSwallowed } from '../../src/port/flow.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { openPort } from '../../src/port/registry.js';
 import { deviceType } from '../../src/ring/registry.js';
@@ -28,6 +28,8 @@ export interface GuestOptions {
   readonly bufs?: number;
   readonly queuePairs?: number;
   readonly spin?: boolean;
+  /** Offloads to accept; default: all. */
+  readonly features?: bigint;
   /** Of the netdev, at most. */
   readonly lanes?: number;
   readonly workers?: number;
@@ -62,6 +64,11 @@ export class Backend {
 
   get flow(): FlowCounters {
     return portFlow(window, this.port)!;
+  }
+
+  /** What has come out of the NIC. */
+  get swallowed(): FlowCounters {
+    return portSwallowed(window, this.port)!;
   }
 
   async close(): Promise<void> {
@@ -125,6 +132,11 @@ export class Guest {
     return portFlow(window, this.netdev)!;
   }
 
+  /** What the driver has handed over. */
+  get swallowed(): FlowCounters {
+    return portSwallowed(window, this.netdev)!;
+  }
+
   /** Sums over the driver's queues of one direction. */
   packets(direction: 'rx' | 'tx'): number {
     return this.driver
@@ -133,13 +145,16 @@ export class Guest {
       .reduce((sum, { packets }) => sum + packets, 0);
   }
 
-  /** A backend connects. */
-  connect(nic: NicControl): Session {
+  /** A backend connects. `tap`: what the two ends have in place of their channels. */
+  connect(
+    nic: NicControl,
+    tap: (end: 'guest' | 'backend', channel: Channel) => Channel = (_, c) => c,
+  ): Session {
     const [ours, theirs] = socketPair('bpfhv-proxy');
     const hangUp = new AbortController();
     const over = Promise.all([
-      this.device.serve(socketChannel(ours)),
-      serveBackend(socketChannel(theirs), nic, { signal: hangUp.signal }),
+      this.device.serve(tap('guest', socketChannel(ours))),
+      serveBackend(tap('backend', socketChannel(theirs)), nic, { signal: hangUp.signal }),
     ]);
     const session = {
       over,
@@ -170,29 +185,35 @@ export class Guest {
 /** A test whose guests and backends end with it, whatever happens; then nothing may be left. */
 export function guestTest(
   name: string,
-  body: (make: {
-    guest(options: GuestOptions): Promise<Guest>;
-    backend(spec: string | PortHandle, options?: BackendOptions): Promise<Backend>;
-  }) => Promise<void>,
+  body: (
+    make: {
+      guest(options: GuestOptions): Promise<Guest>;
+      backend(spec: string | PortHandle, options?: BackendOptions): Promise<Backend>;
+    },
+    t: TestContext,
+  ) => Promise<void>,
 ): void {
-  test(name, { timeout: 120_000 }, async () => {
+  test(name, { timeout: 120_000 }, async t => {
     const held = () => ({ live: arena.live, fds: openFds(), mappings: openMappings() });
     const before = held();
     const guests: Guest[] = [];
     const backends: Backend[] = [];
     try {
-      await body({
-        guest: async options => {
-          const guest = await Guest.start(options);
-          guests.push(guest);
-          return guest;
+      await body(
+        {
+          guest: async options => {
+            const guest = await Guest.start(options);
+            guests.push(guest);
+            return guest;
+          },
+          backend: async (spec, options) => {
+            const backend = await Backend.start(spec, options);
+            backends.push(backend);
+            return backend;
+          },
         },
-        backend: async (spec, options) => {
-          const backend = await Backend.start(spec, options);
-          backends.push(backend);
-          return backend;
-        },
-      });
+        t,
+      );
     } finally {
       for (const guest of guests) await guest.close();
       for (const backend of backends) await backend.close();

@@ -36,6 +36,8 @@ const DOORS = new Set([
   'cli → bench',
   'cli → vm',
   'bench → demo', // links are measured on the networks and with the traffic of the demo
+  'demo → vm', // the demo's virtual machine
+  'bench → vm',
   'demo → observe', // the demo starts commands: this is what they tell who started them
 ]);
 

@@ -141,13 +141,79 @@ describe('a guard that is confined', () => {
     ]);
   });
 
-  test('arguments of helpers may lie on the stack, in the context and in extra memory', () => {
+  test('what a helper is given is confined as well, but for what is proved', () => {
     const text = `mov %r6, %r1\n${MOVED}\nmov %r1, %r3\ncall helper 1\nldxdw %r0, [%r6+8]\nexit`;
-    assert.equal(run(text, 8, { confined: true }), 7n);
-    for (const address of [FRAME_TOP - 8, STACK, EXTRA.base]) {
-      assert.equal(run(text, address - CONTEXT, { confined: true }), 0n);
+    const guardedArguments = new Map([[5, 1]]);
+    assert.equal(run(text, 8, { confined: true, guardedArguments }), 7n);
+    for (const address of [FRAME_TOP - 8, STACK, EXTRA.base, CONTEXT + 60]) {
+      const fault = ['EBPF_ACCESS', 5, address];
+      assert.deepEqual(run(text, address - CONTEXT, { confined: true, guardedArguments }), fault);
+      assert.deepEqual(run(text, address - CONTEXT, { confined: true }), fault, 'nothing is proved');
+      const proved = { confined: true, guardedArguments: new Map() };
+      assert.equal(run(text, address - CONTEXT, proved), 0n, 'it is not checked');
     }
-    assert.deepEqual(run(text, 60, { confined: true }), ['EBPF_ACCESS', 5, CONTEXT + 60]);
+    const open = run(text, FRAME_TOP - 8 - CONTEXT, { guardedArguments });
+    assert.equal(open, 0n, 'else the stack is open');
+  });
+
+  // The other side knows where the stack is, has a helper read a pointer there, and another one write it where numbers may be read.
+  const TOLD = `
+    mov %r6, %r1
+    stxdw [%r10-8], %r1
+    ldxdw %r2, [%r1+0]
+    add %r1, %r2
+    call helper 2
+    mov %r1, %r10
+    add %r1, -16
+    call helper 3
+    ldxdw %r0, [%r10-16]
+    stxdw [%r6+8], %r0
+    ldxdw %r1, [%r10-8]
+    mov %r0, 0
+    exit`;
+
+  test('so no helper takes a pointer from the stack and hands it back as a number', () => {
+    const helpers = new Map<number, HelperSpec>([
+      [2, { id: 2, name: 'keep', args: [{ kind: 'memory', size: 8, access: 'read' }] }],
+      [3, { id: 3, name: 'tell', args: [{ kind: 'memory', size: 8, access: 'write' }] }],
+    ]);
+    let kept = 0n;
+    const program = decodeProgram(assemble(TOLD));
+    const told = { contextSize: 64, helpers };
+    const attack = (guarded: 'any' | 'context') => {
+      const verdict = verify(program, { ...told, guarded });
+      assert.ok(verdict.accepted, verdict.accepted ? '' : verdict.reason);
+      assert.deepEqual(verdict.guards, [4]);
+      assert.deepEqual([...verdict.guardedArguments], [[4, 1]]);
+      const { unguarded, guardedArguments } = verdict;
+      const confined = guarded === 'context';
+      const compiled = compile(program, { ...options, ...told, unguarded, guardedArguments, confined });
+      const instance = instantiate(
+        compiled,
+        memory,
+        new Map([
+          [2, (from: bigint) => (kept = view.getBigUint64(Number(from), true))],
+          [
+            3,
+            (to: bigint) => {
+              view.setBigUint64(Number(to), kept, true);
+              return 0n;
+            },
+          ],
+        ]),
+      );
+      new Uint8Array(memory.buffer).fill(0);
+      view.setBigInt64(CONTEXT, BigInt(FRAME_TOP - 8 - CONTEXT), true);
+      try {
+        instance.run(BigInt(CONTEXT));
+        return Number(view.getBigUint64(CONTEXT + 8, true));
+      } catch (error) {
+        const fault = instance.fault(error);
+        return [fault?.code, fault?.pc];
+      }
+    };
+    assert.deepEqual(attack('context'), ['EBPF_ACCESS', 4]);
+    assert.equal(attack('any'), CONTEXT, 'what would come of it: the other side learns where the context is');
   });
 
   test('a local function that gets the pointer is confined as well', () => {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { CTX_OPAQUE, PORT_SENT } from '../../datapath/layout.js';
 import type { Direction, NicControl } from '../../src/nic/control.js';
-import { readFlow } from '../../src/port/flow.js';
+import { readFlow, swallowedAt } from '../../src/port/flow.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { openPort } from '../../src/port/registry.js';
 import { deviceType } from '../../src/ring/registry.js';
@@ -18,6 +18,11 @@ function packetsOf(side: Guest | Backend, direction: Direction): number[] {
 /** What each lane of a source or sink has counted. */
 function lanesOf(port: PortHandle): number[] {
   return port.lanes.map(({ state }) => readFlow(window, state).sequence);
+}
+
+/** What each lane has been given. */
+function swallowedBy(port: PortHandle): number[] {
+  return port.lanes.map(lane => Number(window.longs[swallowedAt(lane) / 8]!));
 }
 
 async function goUp(guest: Guest): Promise<void> {
@@ -79,6 +84,23 @@ for (const [guestWorkers, nicWorkers, spin] of [
     },
   );
 }
+
+guestTest('eight pairs, eight workers on either side: each pair for itself, both ways', async make => {
+  const eight = { lanes: 8, workers: 8 };
+  const guest = await make.guest({ netdev: 'source', queuePairs: 8, bufs: 16, ...eight });
+  const backend = await make.backend('source', { device: 'vring_packed', ...eight });
+  guest.connect(backend.nic);
+  const enough = () => allBeyond(packetsOf(backend, 'tx'), 200) && allBeyond(packetsOf(guest, 'rx'), 200);
+  await goUp(guest);
+  await eventually(enough);
+  // A change of contract is all workers' too.
+  await backend.nic.upgrade({ device: deviceType('sring_gso')! });
+  await eventually(() => guest.driver.stats().upgrades === 1);
+  await runUntil(guest, enough);
+  assert.deepEqual(swallowedBy(backend.port), lanesOf(guest.netdev));
+  assert.deepEqual(swallowedBy(guest.netdev), lanesOf(backend.port));
+  assert.deepEqual([guest.swallowed.outOfOrder, backend.swallowed.outOfOrder], [0, 0]);
+});
 
 guestTest('a port of one lane: all pairs transmit to it, the first one receives from it', async make => {
   const guest = await make.guest({ netdev: 'source', queuePairs: 3, lanes: 3 });

@@ -30,6 +30,8 @@ const DROP_ODD = 'ldxdw %r0, [%r1+8]\nand %r0, 1\nexit';
 /** Drops every second packet: counts in a field that belongs to the guest. */
 const DROP_SECOND = 'ldxdw %r0, [%r1+0]\nmov %r2, %r0\nadd %r2, 1\nstxdw [%r1+0], %r2\nand %r0, 1\nexit';
 
+const ignore = () => {};
+
 interface Hooked {
   readonly bed: Testbed;
   readonly sealer: Sealer;
@@ -45,7 +47,8 @@ function hooked(
   const { calls, table } = bed.datapath;
   const sealer = new Sealer(KEY);
   const helpers = helperImplementations(calls, () => {});
-  for (const [id, helper] of sealingHelpers(calls, window.bytes, sealer, () => {})) helpers.set(id, helper);
+  for (const [id, helper] of sealingHelpers(calls, window.bytes, sealer, () => 1, ignore))
+    helpers.set(id, helper);
   const areas = staged ? [arena.allocate(L.STAGING_SIZE), arena.allocate(L.STAGING_SIZE)] : [];
   const install = (section: 'txh' | 'rxh', text: string): void => {
     const { module } = compile(decodeProgram(assemble(text), section), {
@@ -358,7 +361,7 @@ describe('sealing in the driver', () => {
       const [frame] = take(bed);
       assert.equal(frame!.length, packet('once').length + 28);
       assert.ok(new Sealer(KEY).open(frame!, 0, frame!.length) > 0);
-      const helpers = new Map(sealingHelpers(bed.datapath.calls, window.bytes, sealer, () => {}));
+      const helpers = new Map(sealingHelpers(bed.datapath.calls, window.bytes, sealer, () => 1, ignore));
       for (const helper of helpers.values()) assert.equal(helper(), -22n, 'no packet at hand');
     });
   });

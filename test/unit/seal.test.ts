@@ -77,8 +77,8 @@ function run(
   );
   return result < 0 ? result : Buffer.from(bytes.slice(at, at + result));
 }
-const seal = (by: Sealer, input: Buffer) =>
-  run((bytes, at, length) => by.seal(bytes, at, length, ROOM), input);
+const seal = (by: Sealer, input: Buffer, queue = 0) =>
+  run((bytes, at, length) => by.seal(bytes, at, length, ROOM, queue), input);
 const open = (by: Sealer, input: Buffer) => run((bytes, at, length) => by.open(bytes, at, length), input);
 
 /** Where things are in a sealed frame, and what its nonce and its additional data are. */
@@ -310,6 +310,20 @@ describe('a packet that was had before', () => {
     assert.equal(open(b, packets[0]!), EBADMSG, 'just behind the window');
   });
 
+  test('a queue that was held up is not taken for one that repeats packets', () => {
+    const a = sealer();
+    const held = [0, 1].map(() => seal(a, frame(CASES.IPv4!), 1) as Buffer);
+    const b = sealer();
+    for (let i = 0; i < 2 * REPLAY_WINDOW; i++) {
+      assert.ok(open(b, seal(a, frame(CASES.IPv4!), 3) as Buffer) instanceof Buffer);
+    }
+    for (const packet of held) assert.ok(open(b, packet) instanceof Buffer);
+    for (const packet of held) assert.equal(open(b, packet), EBADMSG);
+    for (const queue of [1, 3, 5]) {
+      assert.equal(open(a, seal(a, frame(CASES.IPv4!), queue) as Buffer), EBADMSG, 'its own');
+    }
+  });
+
   test('a leap of the counter forgets what the window has left behind, and no more', () => {
     const a = sealer();
     const packets = sealedBy(a, 2 * REPLAY_WINDOW);
@@ -333,7 +347,7 @@ describe('a packet that was had before', () => {
   });
 
   test('several senders have a window each; when there are too many, new ones are refused', () => {
-    const b = sealer({ senders: 4 }); // itself and three others
+    const b = sealer({ senders: 3 });
     const senders = Array.from({ length: 4 }, () => sealer());
     for (const a of senders.slice(0, 3)) {
       for (const packet of sealedBy(a, 2)) assert.ok(open(b, packet) instanceof Buffer);
@@ -368,6 +382,21 @@ describe('nonces', () => {
       [0, 1, 2, 0, 1, 2, 0].map(counter => `0000000${counter}01`),
     );
     assert.equal(new Set(nonces.map(nonce => nonce.slice(0, 14))).size, 3);
+  });
+
+  test('each queue counts for itself, under a prefix of its own', () => {
+    const a = sealer();
+    const queues = [1, 3, 1, 3, 3, 1, 63];
+    const nonces = queues.map(queue => nonceOf(seal(a, frame(CASES.IPv4!), queue) as Buffer));
+    assert.deepEqual(
+      nonces.map(nonce => nonce.slice(14)),
+      [0, 0, 1, 1, 2, 2, 0].map(counter => `0000000${counter}01`),
+    );
+    const prefixes = nonces.map(nonce => nonce.slice(0, 14));
+    assert.deepEqual(
+      prefixes.map(prefix => queues[prefixes.indexOf(prefix)]),
+      queues,
+    );
   });
 
   test('a packet that is refused uses none up', () => {

@@ -134,6 +134,53 @@ test('an outlet gives all pieces, batch after batch, and of the frame it took no
   arena.free(outlet);
 });
 
+test('frames that are not in the window are softened by their addresses in this process', () => {
+  const outlet = arena.allocate(OUTLET_BYTES);
+  prepareOutlet(window, outlet);
+  const inlet = new Inlet({ window, calls }, state + L.PORT_SIZE, state);
+  const taker = new Outlet({ window, calls }, outlet);
+  const large = largeFrame({ ...plain, payload: 7000, size: 1000 });
+  const expected = cutPlainly(large.frame, large.ask, 0)!;
+  const elsewhere = (frame: Uint8Array) => [
+    new Uint8Array(frame.subarray(0, 99)),
+    new Uint8Array(frame.subarray(99)),
+  ];
+
+  bench.fill(batch, [elsewhere(large.frame)]);
+  setHeader(batch, 0, large.ask);
+  assert.ok(taker.begin(batch, 0));
+  assert.equal(taker.fill(), 7);
+  for (const [i, piece] of expected.entries()) {
+    assert.ok(Buffer.concat(pieces(taker.pieces, i, piece.length)).equals(piece), `sent piece ${i}`);
+  }
+
+  const buffers = Array.from({ length: 8 }, () => elsewhere(new Uint8Array(1518)));
+  bench.fill(batch, buffers, true);
+  const room = batch.room(0);
+  for (const [b, start] of [0, 99].entries())
+    buffers[0]![b]!.set(large.frame.subarray(start, b === 0 ? 99 : room));
+  window.bytes.set(large.frame.subarray(room), window.words[(batch.address + L.BATCH_SPILL) >>> 2]!);
+  batch.setLength(0, large.frame.length);
+  setHeader(batch, 0, large.ask);
+  assert.equal(inlet.take(batch, 0, 0), 7);
+  for (const [i, piece] of expected.entries()) {
+    assert.equal(batch.length(i), piece.length);
+    assert.ok(Buffer.concat(buffers[i]!).subarray(0, piece.length).equals(piece), `received piece ${i}`);
+  }
+
+  const sum = { ...large.ask, type: 0, gsoSize: 0, hdrLen: 0 };
+  const small = largeFrame({ ...plain, payload: 1000 });
+  for (const [b, start] of [0, 99].entries())
+    buffers[0]![b]!.set(small.frame.subarray(start, b === 0 ? 99 : undefined));
+  bench.fill(batch, buffers, true);
+  batch.setLength(0, small.frame.length);
+  setHeader(batch, 0, sum);
+  assert.equal(inlet.take(batch, 0, 0), 1);
+  assert.deepEqual(getHeader(batch, 0), nothing);
+  receive(Buffer.concat(buffers[0]!).subarray(0, small.frame.length));
+  arena.free(outlet);
+});
+
 test('a capture file gets what would be on the wire, in order', t => {
   const path = join(folder(t), 'f');
   const handle = openPort(`pcap:out=${path}`, { window, arena });

@@ -104,7 +104,7 @@ test("stamps of the port, the clock's where it has none, and marks reach the gue
       window.bytes.set([8, 0, 0x45], at + 12);
       window.bytes.set([17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 1, 0, 2 + i], at + 23);
       deviceBatch.setLength(i, 60);
-      deviceBatch.setStamp(i, stamp);
+      deviceBatch.setStamp(i, Number(stamp >> 32n), Number(stamp & 0xffff_ffffn));
     }
     const before = BigInt(Date.now()) * 1_000_000n;
     ring.push(rx.queue.address, deviceBatch.address, 3);

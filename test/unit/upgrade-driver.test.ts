@@ -114,7 +114,7 @@ guestTest('the time is up between stop and start: the old contract again', async
   await assert.rejects(upgrade);
   await flows(guest, backend);
   assert.equal(backend.nic.device.name, 'sring');
-  assert.equal(guest.driver.running, true);
+  await eventually(() => guest.driver.running);
 });
 
 guestTest('programs that fail when they are stopped are no fault of those that follow them', async make => {

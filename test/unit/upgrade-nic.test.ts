@@ -254,22 +254,31 @@ nicTest('the memory table changes while a new contract is half prepared', async 
 });
 
 nicTest('the guest leaves, or the NIC is closed, at every step', async start => {
-  for (let steps = 0; steps <= 5; steps++) {
-    const rig = await start();
-    using _upgrade = await running(rig);
-    const done = begin(rig, { device: gso });
-    const todo = [
-      () => rig.nic.features(),
-      () => rig.parameters(),
-      () => rig.nic.programs(),
-      () => rig.disable(),
-      () => rig.nic.setMemoryTable(rig.regions(2)),
-    ];
-    for (const step of todo.slice(0, steps)) await step();
-    if (steps % 2 === 0) await rig.nic.disconnect();
-    else await rig.close();
-    assert.equal(((await done) as UpgradeReport).outcome, 'waiting');
-    assert.equal(rig.nic.device.name, 'sring_gso');
+  const todo: ((rig: NicRig) => unknown)[] = [
+    rig => rig.nic.features(),
+    rig => rig.parameters(),
+    rig => rig.nic.programs(),
+    rig => rig.nic.setFeatures(0n),
+    rig => rig.nic.disable('rx'),
+    rig => rig.nic.disable('tx'),
+    rig => rig.nic.setMemoryTable(rig.regions(2)),
+    rig => rig.nic.setQueueContext(RX, rig.context(RX)),
+    rig => rig.nic.setQueueContext(TX, rig.context(TX)),
+    rig => rig.nic.enable('rx'), // the swap
+    rig => rig.nic.enable('tx'),
+  ];
+  for (const end of ['disconnect', 'close'] as const) {
+    for (let steps = 0; steps <= todo.length; steps++) {
+      const rig = await start();
+      using _upgrade = await running(rig);
+      const done = begin(rig, { device: gso });
+      for (const step of todo.slice(0, steps)) await step(rig);
+      if (end === 'disconnect') await rig.nic.disconnect();
+      await rig.close();
+      const { outcome } = (await done) as UpgradeReport;
+      assert.equal(outcome, steps < todo.length - 1 ? 'waiting' : 'done', `${end} after ${steps} steps`);
+      assert.equal(rig.nic.device.name, 'sring_gso');
+    }
   }
 });
 
@@ -392,6 +401,44 @@ nicTest('another number of queues is no part of an upgrade', async start => {
   await rig.enable();
   await flows(rig);
   assert.ok(code('NIC_UPGRADE_TIMEOUT')(await done));
+});
+
+/** The guest asks for what is announced, with as many buffers as the NIC says. */
+const readAnnounced = (rig: NicRig) => {
+  const sizes = rig.nic.setParameters(rig.nic.announced!);
+  rig.nic.programs();
+  return sizes;
+};
+
+nicTest('other numbers of buffers and nothing else, and back when the guest regrets it', async start => {
+  const rig = await start();
+  using upgrade = await running(rig);
+  const done = begin(rig, { bufs: 32 });
+  assert.deepEqual([rig.nic.parameters?.numRxBufs, rig.nic.announced?.numTxBufs], [64, 32]);
+  assert.equal(readAnnounced(rig).rxContextSize, 2096 + 512 + 24 * 32);
+  await stop(rig);
+  await setContexts(rig);
+  await rig.enable();
+  assert.equal(((await done) as UpgradeReport).outcome, 'done');
+  assert.deepEqual([rig.nic.parameters?.numRxBufs, rig.nic.announced], [32, null]);
+  await flows(rig);
+  rig.nic.setUpgrade(upgrade.owner.dup());
+  assert.equal(rig.nic.announced?.numRxBufs, 64, 'the former contract with its buffers');
+  readAnnounced(rig);
+  await stop(rig);
+  await setContexts(rig);
+  await rig.enable();
+  assert.equal(rig.nic.parameters?.numRxBufs, 64);
+  await flows(rig);
+});
+
+nicTest('buffers that can not be, or for nobody, are refused at once', async start => {
+  const rig = await start({ limits: { bufs: 128 } });
+  await assert.rejects(rig.nic.upgrade({ bufs: 32 }), code('NIC_PARAMETERS'));
+  using upgrade = await running(rig);
+  for (const bufs of [0, 8, 48, 256]) await assert.rejects(rig.nic.upgrade({ bufs }), code('NIC_PARAMETERS'));
+  assert.equal(upgrade.drain(), 0);
+  await flows(rig);
 });
 
 nicTest('the old contract can not be shown again: it goes on all the same', async start => {

@@ -1,7 +1,7 @@
 /**
  * What the verifier says against what happens: random programs that it accepts are run on random contexts, which the other side
- * changes meanwhile. No fault but at a guard, no more steps than it said, no address in what comes out; and the JIT without
- * the guards does to the whole memory what the interpreter does, which guards everything.
+ * changes meanwhile, with helpers that hand back the numbers they are given. No fault but at a guard, no more steps than it said, no address
+ * in what comes out; and the JIT without the guards does to the whole memory what the interpreter does, which guards everything.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -58,8 +58,8 @@ class Bench {
       [1, () => this.#otherSide()],
       [2, address => this.#write(address, 16n)],
       [3, () => this.#otherSide()],
-      [4, (_, address, size) => this.#write(address, size)],
-      [5, () => this.#otherSide()],
+      [4, (number, address, size) => this.#write(address, size) + number],
+      [5, (_, number) => this.#otherSide() + number],
     ]);
   }
 
@@ -152,6 +152,7 @@ test('accepted programs do what was proved of them, in both engines', () => {
         stackBase: layout.stackBase,
         budget: Number.POSITIVE_INFINITY,
         unguarded: verdict.unguarded,
+        guardedArguments: verdict.guardedArguments,
         sharedMemory: true,
         memoryPages: 1,
       });
@@ -217,7 +218,8 @@ test('with guards that allow only the context, and under a budget where no end i
       const reference = interpreted(bench, program, layout, seed, verdict.budget ? budget : verdict.steps);
       const { module } = compile(program, {
         ...{ contextSize: CONTEXT_SIZE, helpers, extra: [EXTRA], stackBase: layout.stackBase, budget },
-        ...{ unguarded: verdict.unguarded, confined: true, sharedMemory: true, memoryPages: 64 },
+        ...{ unguarded: verdict.unguarded, guardedArguments: verdict.guardedArguments, confined: true },
+        ...{ sharedMemory: true, memoryPages: 64 },
       });
       const instance = instantiate({ module }, bench.memory, hostHelpers(bench.implementations));
       const compiled = bench.run(

@@ -140,7 +140,13 @@ export const helper = fc
     int(-32, -16).map((off): Piece => ['mov r1, r7', `add r1, ${off}`, 'call 3']),
     fc.constant<Piece>(['mov r1, r6', 'add r1, r4', 'call 2']),
     fc.constant<Piece>(['and r3, 7', 'mov r1, r0', 'mov r2, r7', 'add r2, -16', 'call 4']),
-    fc.constant<Piece>(['mov r1, r6', 'call 5']),
+    scratch.map((src): Piece => ['mov r1, r6', `mov r2, ${src}`, 'call 5']),
+    // Addresses as numbers: refused, or they would come back in r0.
+    pick('r6', 'r7', 'r8', 'r9').map((src): Piece => ['mov r1, r6', `mov r2, ${src}`, 'call 5']),
+    pick(-48, -56).map((off): Piece => ['mov r1, r6', `ldxdw r2, [r10${off}]`, 'call 5']),
+    pick('r6', 'r7', 'r9').map(
+      (src): Piece => ['and r3, 7', `mov r1, ${src}`, 'mov r2, r7', 'add r2, -16', 'call 4'],
+    ),
     fc.constant<Piece>(['call -5']),
   )
   .map((lines): Piece => [...lines, ...RESET]);
@@ -149,6 +155,21 @@ const JUMPS = ['jeq', 'jne', 'jgt', 'jge', 'jlt', 'jle', 'jsgt', 'jsge', 'jslt',
 export const condition = fc
   .tuple(pick(...JUMPS), pick('', '32'), scratch, fc.oneof(scratch, imm))
   .map(([op, width, dst, src]) => `${op}${width} ${dst}, ${src}`);
+
+/** What depends on where memory is, unless it is refused: pointers against each other, near and far, and against 0. */
+const compared = fc
+  .tuple(
+    pick(...JUMPS),
+    pick('r6', 'r6', 'r7'),
+    pick('add', 'sub'),
+    fc.oneof(scratch, pick('r9'), imm),
+    pick('same', 'null', 'swapped'),
+    int(0, 63),
+  )
+  .map(([op, base, move, by, other, told]): Piece => {
+    const operands = { same: `r1, ${base}`, swapped: `${base}, r1`, null: 'r1, 0' }[other];
+    return [`mov r1, ${base}`, `${move} r1, ${by}`, `${op} ${operands}, @so`, `stb [r6+${told}], 12`, '@so:'];
+  });
 
 export const flat: fc.Arbitrary<Piece> = fc.oneof(
   { weight: 6, arbitrary: alu },
@@ -164,6 +185,7 @@ export const flat: fc.Arbitrary<Piece> = fc.oneof(
   { weight: 1, arbitrary: extra },
   { weight: 8, arbitrary: indexed },
   { weight: 1, arbitrary: atomic },
+  { weight: 2, arbitrary: compared },
 );
 /** One path comes with less known than the other, in all else alike: neither must hide the other. */
 export const merge = fc

@@ -10,7 +10,6 @@
  */
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
-import * as L from '../../datapath/layout.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, type OwnedFd, openFds } from '../../src/linux/fd.js';
@@ -20,11 +19,9 @@ import { VirtioNic, type VirtioNicOptions } from '../../src/nic/virtio-nic.js';
 import { type FlowCounters, readFlow } from '../../src/port/flow.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { openPort } from '../../src/port/registry.js';
-import { Batch } from '../../src/ring/batch.js';
-import { loadDatapath } from '../../src/ring/datapath.js';
-import { VirtqDriver } from '../../src/ring/virtio/driver.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
-import { arena, payload, window } from '../compliance/testbed.js';
+import { arena, window } from '../compliance/testbed.js';
+import { GuestRings } from './guest-rings.js';
 import { NoteTakingVhost, Peer, type Supply, say } from './vhost-user-peer.js';
 import type { Place, Step } from './vhost-user-scripts.js';
 
@@ -73,15 +70,13 @@ export function virtioTest(
   });
 }
 
-const { calls } = loadDatapath(window);
 const PAGE = 4096n;
 
-export class VirtioRig {
+export class VirtioRig extends GuestRings {
   readonly nic: VirtioNic;
   readonly port: PortHandle;
   readonly log: string[];
   readonly ram: GuestRam;
-  readonly drivers: readonly VirtqDriver[];
   readonly kicks: readonly EventFd[];
   readonly calls: readonly EventFd[];
   readonly errors: readonly EventFd[];
@@ -89,40 +84,29 @@ export class VirtioRig {
   /** The backend's own channels, as far as the front end has made any. */
   readonly channels: UnixSocket[] = [];
   peer: Peer;
-  readonly #flows: readonly number[];
-  readonly #batch = Batch.allocate(window, arena);
   #closed = false;
 
   private constructor(nic: VirtioNic, port: PortHandle, log: string[], options: VirtioRigOptions) {
     const { accept = F.VERSION_1, num = 64, pairs = 1, userspace, cut = 2, ramSize = 8 << 20 } = options;
-    this.nic = nic;
-    this.port = port;
-    this.log = log;
-    this.ram = new GuestRam(window, ramSize);
+    const ram = new GuestRam(window, ramSize);
     const signals = (what: string) =>
       Array.from({ length: 2 * pairs }, (_, i) => EventFd.create(`${what} ${i}`));
-    this.kicks = signals('kick');
-    this.calls = signals('call');
-    this.errors = signals('error');
-    this.#flows = signals('flow').map(unused => {
-      unused.close();
-      return arena.allocate(L.PORT_SIZE);
-    });
-    const { ram } = this;
+    const kicks = signals('kick');
     const space = {
       allocate: (size: number) => ram.allocate(size),
       free: (address: number) => ram.free(address),
       toGuest: (address: number) => ram.toGuest(address) + (options.iommu ?? 0n),
     };
-    this.drivers = this.kicks.map(
-      (_, i) =>
-        new VirtqDriver({ window, arena, calls }, space, {
-          direction: i % 2 === 0 ? 'rx' : 'tx',
-          ...{ features: accept, num },
-          ...(options.room === undefined ? {} : { room: options.room }),
-          ...(options.frameBuffers === undefined ? {} : { frameBuffers: options.frameBuffers }),
-        }),
-    );
+    const { room, frameBuffers } = options;
+    const kick = (ring: number): void => kicks[ring]!.signal();
+    super({ space, features: accept, num, pairs, room, frameBuffers, kick });
+    this.nic = nic;
+    this.port = port;
+    this.log = log;
+    this.ram = ram;
+    this.kicks = kicks;
+    this.calls = signals('call');
+    this.errors = signals('error');
     const start = ram.guestPhysicalAddress;
     const shift = (userspace ?? 0x7f00_0000_0000n) - start;
     const step = (BigInt(ram.size) / BigInt(cut) / PAGE) * PAGE;
@@ -179,55 +163,6 @@ export class VirtioRig {
     return of[index]!.owner.dup();
   };
 
-  /** How often the guest has begun anew, and lost what it had received and not looked at. */
-  resets = 0;
-
-  /** The guest's driver begins anew on all rings. */
-  reset(): void {
-    this.resets++;
-    for (const driver of this.drivers) driver.reset();
-  }
-
-  /**
-   * The guest publishes up to `want` numbered frames and kicks when the device wants it. Returns how many. `from`, `to`: the last octets of their
-   * addresses.
-   */
-  publish(want: number, { pair = 0, kick = true, length = 60, from = 0, to = 0 } = {}): number {
-    const { address } = this.drivers[2 * pair + 1]!;
-    const batch = this.#batch;
-    assert.ok(calls.vdrv_tx_complete(address, 256) >= 0, 'a completion that makes no sense');
-    calls.vdrv_tx_room(address, batch.address, Math.min(want, 64));
-    const n = calls.source_fill(this.#flows[2 * pair + 1]!, batch.address, batch.count, length);
-    for (let i = 0; i < n && (from || to); i++) {
-      const at = payload(batch, i);
-      window.bytes[at + 5] = to;
-      window.bytes[at + 11] = from;
-    }
-    const wanted = calls.vdrv_tx_publish(address, batch.address, n);
-    assert.ok(wanted >= 0);
-    if (wanted > 0 && kick) this.kicks[2 * pair + 1]!.signal();
-    return n;
-  }
-
-  /** The guest posts receive buffers: all that it has. */
-  refill(pair = 0): void {
-    const wanted = calls.vdrv_rx_refill(this.drivers[2 * pair]!.address);
-    assert.ok(wanted >= 0);
-    if (wanted > 0) this.kicks[2 * pair]!.signal();
-  }
-
-  /** The guest takes what has come, and posts the buffers again. Returns the frames. */
-  poll(pair = 0): number {
-    const { address } = this.drivers[2 * pair]!;
-    const batch = this.#batch;
-    const n = calls.vdrv_rx_poll(address, batch.address, 64);
-    assert.ok(n >= 0, 'a completion that makes no sense');
-    calls.sink_drain(this.#flows[2 * pair]!, batch.address);
-    calls.vdrv_rx_release(address, batch.address);
-    this.refill(pair);
-    return n;
-  }
-
   /** Packets of a ring so far. */
   packets(index: number): number {
     return this.nic.stats().queues.find(queue => queue.index === index)?.packets ?? 0;
@@ -238,26 +173,16 @@ export class VirtioRig {
     return readFlow(window, this.port.lanes[0]!.state);
   }
 
-  /** What a pair's guest has sent and received. */
-  guest(pair = 0): { sent: number; received: FlowCounters } {
-    return {
-      sent: readFlow(window, this.#flows[2 * pair + 1]!).sequence,
-      received: readFlow(window, this.#flows[2 * pair]!),
-    };
-  }
-
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     const end = await this.peer.close();
     await this.nic.close();
     this.port.close();
-    for (const driver of this.drivers) driver.close();
+    this.closeRings();
     this.ram.close();
     for (const fd of [...this.kicks, ...this.calls, ...this.errors]) fd.close();
     for (const channel of this.channels) channel.close();
-    for (const flow of this.#flows) arena.free(flow);
-    arena.free(this.#batch.address);
     if (end.error && (end.error as { code?: string }).code !== 'VHOST_CLOSED') throw end.error;
   }
 }

@@ -15,6 +15,7 @@ import { readCounters } from '../../src/port/counters.js';
 import type { PortHandle } from '../../src/port/port.js';
 import { INLET_BYTES, OUTLET_BYTES, prepareInlet, prepareOutlet } from '../../src/port/soften.js';
 import { arena, window } from '../compliance/testbed.js';
+import type { Ask } from './segment-model.js';
 
 const AF_UNIX = 1;
 const SOCK_SEQPACKET_NONBLOCK_CLOEXEC = 5 | 0o4000 | 0o2000000;
@@ -38,6 +39,9 @@ export class Wire {
     this.port = {
       lanes,
       counters: () => readCounters(window, lanes),
+      setOffloads(offloads) {
+        window.words[(state + L.PORT_OFFLOADS) >>> 2] = offloads;
+      },
       close() {
         arena.free(state);
         for (const end of ends) end.close();
@@ -52,8 +56,23 @@ export class Wire {
     check(libc.write(this.#end.fd, frame, frame.length), 'write', this.#end.name);
   }
 
+  /** Any frame, with what its header asks for. */
+  sendAsking(frame: Uint8Array, { flags, type, hdrLen, gsoSize, start, offset }: Ask): void {
+    const bytes = Buffer.alloc(L.VNET_HEADER_SIZE + frame.length);
+    bytes.set([flags, type]);
+    for (const [i, word] of [hdrLen, gsoSize, start, offset].entries()) bytes.writeUInt16LE(word, 2 + 2 * i);
+    bytes.set(frame, L.VNET_HEADER_SIZE);
+    check(libc.write(this.#end.fd, bytes, bytes.length), 'write', this.#end.name);
+  }
+
   /** The number of the next frame that comes. */
   async next(): Promise<number> {
+    const { frame } = await this.receive();
+    return frame.readUInt32BE(NUMBER - L.VNET_HEADER_SIZE);
+  }
+
+  /** The next frame that comes, and what its header asks for. */
+  async receive(): Promise<{ frame: Buffer; ask: Ask }> {
     let arrived = (): void => {};
     const coming = new Promise<void>(resolve => {
       arrived = resolve;
@@ -61,8 +80,15 @@ export class Wire {
     const watch = watchReadable(this.#end.fd, () => arrived());
     await coming;
     watch.close();
-    const frame = new Uint8Array(L.VNET_HEADER_SIZE + FRAME);
-    check(libc.read(this.#end.fd, frame, frame.length), 'read', this.#end.name);
-    return new DataView(frame.buffer).getUint32(NUMBER);
+    const bytes = Buffer.alloc(L.VNET_HEADER_SIZE + L.LARGE_FRAME);
+    const length = check(libc.read(this.#end.fd, bytes, bytes.length), 'read', this.#end.name);
+    const [hdrLen, gsoSize, start, offset] = [2, 4, 6, 8].map(at => bytes.readUInt16LE(at)) as [
+      number,
+      number,
+      number,
+      number,
+    ];
+    const ask = { flags: bytes[0]!, type: bytes[1]!, hdrLen, gsoSize, start, offset };
+    return { frame: bytes.subarray(L.VNET_HEADER_SIZE, length), ask };
   }
 }

@@ -4,13 +4,13 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { cachedKernel } from '../../src/vm/qemu.js';
+import { Agent } from '../../src/vm/agent.js';
+import { Cable, GUEST_IP, HOST_IP } from '../../src/vm/cable.js';
+import { PORT_NAME } from '../../src/vm/guest-init.js';
+import { imagePath } from '../../src/vm/image.js';
+import { cachedKernel, qemuNamed } from '../../src/vm/qemu.js';
 import { Program } from '../link/program.js';
-import { Agent } from './kit/agent.js';
-import { Cable, GUEST_IP, HOST_IP } from './kit/cable.js';
-import { PORT_NAME } from './kit/guest-init.js';
-import { imagePath } from './kit/image.js';
-import { qemuNamed, vmTest } from './kit/needs.js';
+import { vmTest } from './kit/needs.js';
 
 /** The processes that a process has started. */
 function childrenOf(pid: number): number[] {

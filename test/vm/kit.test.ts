@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Cable, configure, shown } from './kit/cable.js';
+import { Cable, configure, shown } from '../../src/vm/cable.js';
+import { FIRST_FD, Vm } from '../../src/vm/vm.js';
 import { LONG, QEMUS, vmTest } from './kit/needs.js';
-import { FIRST_FD, Vm } from './kit/vm.js';
 
 const BYTES = 20_000_000;
 const inherited = (fds: readonly number[]): number[] => fds.map((_, n) => FIRST_FD + n);

@@ -6,8 +6,8 @@
  * ```
  */
 import assert from 'node:assert/strict';
+import { Vm } from '../../src/vm/vm.js';
 import { LONG, vmTest } from './kit/needs.js';
-import { Vm } from './kit/vm.js';
 
 const POLYNIC = 'node /polynic/bin/polynic.js';
 const IN = 'nsenter --net=/tmp/ns';

@@ -8,8 +8,8 @@
  */
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
+import { Vm } from '../../src/vm/vm.js';
 import { vmTest } from './kit/needs.js';
-import { Vm } from './kit/vm.js';
 
 const QEMU = '11.1';
 const GUEST = '02:00:00:00:00:02';

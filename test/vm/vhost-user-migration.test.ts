@@ -1,10 +1,10 @@
 /** A guest moves from one backend to another while it talks: nothing is lost, and everything goes on where it was. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
+import { configure, HOST_IP, shown } from '../../src/vm/cable.js';
+import { Vm } from '../../src/vm/vm.js';
 import { Backend, type Wish } from './kit/backend.js';
-import { configure, HOST_IP, shown } from './kit/cable.js';
 import { LONG, QEMUS, vmTest } from './kit/needs.js';
-import { Vm } from './kit/vm.js';
 
 const BYTES = 20_000_000;
 const ECHOES = 400;

@@ -4,10 +4,11 @@
  */
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
+import { configure, HOST_IP, shown } from '../../src/vm/cable.js';
+import type { QemuName } from '../../src/vm/qemu.js';
+import { Vm } from '../../src/vm/vm.js';
 import { Backend, type Wish } from './kit/backend.js';
-import { configure, HOST_IP, shown } from './kit/cable.js';
-import { LONG, QEMUS, type QemuName, vmTest } from './kit/needs.js';
-import { Vm } from './kit/vm.js';
+import { LONG, QEMUS, vmTest } from './kit/needs.js';
 
 const BYTES = LONG ? 100_000_000 : 20_000_000;
 

@@ -30,7 +30,14 @@ export interface FileNic {
 }
 
 /** Each NIC has its own. */
-const NO_DEFAULTS: ReadonlySet<string> = new Set(['name', 'bpfhv-proxy', 'vhost-user', 'pcap']);
+const NO_DEFAULTS: ReadonlySet<string> = new Set([
+  'name',
+  'bpfhv-proxy',
+  'vhost-user',
+  'vfio-user',
+  'pcap',
+  'mac',
+]);
 
 /** What a NIC says of itself makes these defaults mean nothing. */
 const OVERRIDES: Readonly<Record<string, readonly string[]>> = {

@@ -59,7 +59,9 @@ export function plan(present: readonly FileNic[], wanted: readonly FileNic[]): P
 function difference(from: FileNic, to: FileNic): UpgradeWish | null {
   const keys = new Set([...from.settings.keys(), ...to.settings.keys()]);
   const changed = [...keys].filter(key => setting(from, key) !== setting(to, key));
-  const live = changed.every(key => key in LIVE && (!to.options.virtio || VIRTIO_LIVE.has(key)));
+  const live = changed.every(
+    key => key in LIVE && (!to.options.kind.startsWith('virtio') || VIRTIO_LIVE.has(key)),
+  );
   if (!live || from.process !== to.process) return null;
   return Object.fromEntries(changed.map(key => [key, setting(to, key)]));
 }

@@ -97,7 +97,7 @@ function readValue(file: ConfigDocument, option: Option, node: Node): string | b
   return value;
 }
 
-const SOCKETS: ReadonlySet<string> = new Set(['bpfhv-proxy', 'vhost-user']);
+const SOCKETS: ReadonlySet<string> = new Set(['bpfhv-proxy', 'vhost-user', 'vfio-user']);
 
 /** The options, in a command that neither prints nor exits. */
 function command() {

@@ -4,12 +4,8 @@
  */
 import { readSync } from 'node:fs';
 import * as L from '../../../datapath/layout.js';
-import { STATUS } from '../../guest/bpfhv/registers.js';
 import type { GuestRam } from '../../guest/guest-ram.js';
-
-/** Bytes at most, the NUL included: the Linux driver takes no more. */
-export const MAX_DUMP = 4096;
-const MORE = 'and more\n';
+import { dumpText, statusLine } from '../../pci/bpfhv/dump.js';
 
 export interface DumpedDevice {
   readonly ram: GuestRam;
@@ -23,21 +19,14 @@ export interface DumpedDevice {
   readonly bufs: number;
 }
 
-/** Text with its NUL. Queues that would make it too long are left out, and that shows. */
+/** Text with its NUL. */
 export function deviceDump({ ram, status, features, contexts, bufs }: DumpedDevice): Buffer<ArrayBuffer> {
-  const words = Object.entries(STATUS).flatMap(([name, bit]) => ((status & bit) === 0 ? [] : name));
-  let text = `status ${words.join(' ').toLowerCase() || 'none'}, features 0x${features.toString(16)}\n`;
-  for (const [queue, gpa] of contexts.entries()) {
+  const queues = contexts.map((gpa, queue) => {
     const direction = queue < contexts.length / 2 ? 'rx' : 'tx';
     const context = gpa === 0n ? 'none' : `0x${gpa.toString(16)}${contextHead(ram, gpa)}`;
-    const line = `queue ${queue} ${direction}: ${bufs} descriptors, context ${context}\n`;
-    if (Buffer.byteLength(text + line + MORE) >= MAX_DUMP) {
-      text += MORE;
-      break;
-    }
-    text += line;
-  }
-  return Buffer.from(`${text}\0`);
+    return `queue ${queue} ${direction}: ${bufs} descriptors, context ${context}`;
+  });
+  return dumpText([statusLine(status, features), ...queues]);
 }
 
 /** What the last programs to run were given, and said. Nothing for an address that is not in the guest's memory. */

@@ -3,12 +3,12 @@
  */
 
 /** `pad` takes four bytes that are written as zero and not looked at; an array always takes its whole room. */
-export type Field = 'u32' | 'u64' | 'pad' | { readonly times: number; readonly of: Layout };
+export type Field = 'u16' | 'u32' | 'u64' | 'pad' | { readonly times: number; readonly of: Layout };
 export interface Layout {
   readonly [name: string]: Field;
 }
 
-type FieldValue<F extends Field> = F extends 'u32'
+type FieldValue<F extends Field> = F extends 'u16' | 'u32'
   ? number
   : F extends 'u64'
     ? bigint
@@ -16,7 +16,7 @@ type FieldValue<F extends Field> = F extends 'u32'
       ? readonly LayoutValue<L>[]
       : never;
 
-/** The value of a layout: numbers for u32, bigints for u64, arrays of such objects; pads do not appear. */
+/** The value of a layout: numbers for u16 and u32, bigints for u64, arrays of such objects; pads do not appear. */
 export type LayoutValue<L extends Layout> = {
   readonly [name in keyof L as L[name] extends 'pad' ? never : name]: FieldValue<L[name]>;
 };
@@ -46,12 +46,13 @@ export function decodeLayout<L extends Layout>(layout: L, bytes: Uint8Array): La
 
 function fieldSize(field: Field): number {
   if (typeof field === 'object') return field.times * layoutSize(field.of);
-  return field === 'u64' ? 8 : 4;
+  return field === 'u64' ? 8 : field === 'u16' ? 2 : 4;
 }
 
 function write(view: DataView, at: number, layout: Layout, value: Loose): void {
   for (const [name, field] of Object.entries(layout)) {
     if (field === 'u32') view.setUint32(at, checked(name, value[name] as number, 0xffff_ffff), true);
+    else if (field === 'u16') view.setUint16(at, checked(name, value[name] as number, 0xffff), true);
     else if (field === 'u64')
       view.setBigUint64(at, checked(name, value[name] as bigint, 2n ** 64n - 1n), true);
     else if (field !== 'pad') {
@@ -69,6 +70,7 @@ function read(view: DataView, at: number, layout: Layout): Loose {
   const value: Record<string, Loose[string]> = {};
   for (const [name, field] of Object.entries(layout)) {
     if (field === 'u32') value[name] = view.getUint32(at, true);
+    else if (field === 'u16') value[name] = view.getUint16(at, true);
     else if (field === 'u64') value[name] = view.getBigUint64(at, true);
     else if (field !== 'pad') {
       const step = layoutSize(field.of);

@@ -12,7 +12,8 @@ export interface RetryTimings {
   readonly maxDelayMs: number;
 }
 
-export const DEFAULT_RETRY_TIMINGS: RetryTimings = { firstDelayMs: 50, maxDelayMs: 1000 };
+/** A peer that is ready is to be found well within a second. */
+export const DEFAULT_RETRY_TIMINGS: RetryTimings = { firstDelayMs: 50, maxDelayMs: 200 };
 
 /** Errors of connect() that say "nobody listens there yet": the socket is missing, abandoned, or its backlog full. */
 const NOBODY_THERE = new Set(['ENOENT', 'ECONNREFUSED', 'EAGAIN', 'ETIMEDOUT']);

@@ -13,6 +13,31 @@ import type { Channel, Received } from './channel.js';
 import { ProxyError } from './errors.js';
 import { HEADER_SIZE, MAX_REGIONS, type Message, requestLabel } from './messages.js';
 
+/** What a reader must know of a protocol: this one's, or that of another whose messages also begin with a header that says how long they are. */
+export interface Framing<M> {
+  /** Bytes. */
+  readonly headerSize: number;
+  /** The most file descriptors that any message has. */
+  readonly maxFds: number;
+  /** Bytes of payload that a header announces; below 0 when it announces less than itself. */
+  payloadSize(header: DataView): number;
+  /** What to call the message in errors. */
+  label(header: DataView): string;
+  message(header: DataView, payload: Uint8Array, fds: readonly OwnedFd[], fdFault: string | null): M;
+}
+
+const PROXY_FRAMING: Framing<Message> = {
+  headerSize: HEADER_SIZE,
+  maxFds: MAX_REGIONS,
+  payloadSize: header => header.getUint32(8, true),
+  label: header => requestLabel(header.getUint32(0, true)),
+  message: (header, payload, fds, fdFault) => ({
+    reqtype: header.getUint32(0, true),
+    flags: header.getUint32(4, true),
+    ...{ payload, fds, fdFault },
+  }),
+};
+
 export interface StreamLimits {
   /** Longer payloads end the connection; shorter ones of the wrong size only fail their request. Bytes. */
   readonly maxPayload: number;
@@ -22,16 +47,22 @@ export interface StreamLimits {
 
 export const DEFAULT_STREAM_LIMITS: StreamLimits = { maxPayload: 4096, messageTimeoutMs: 5000 };
 
-export class MessageReader {
+export class MessageReader<M = Message> {
   readonly #maxPayload: number;
-  readonly #header = new Uint8Array(HEADER_SIZE);
+  readonly #framing: Framing<M>;
+  readonly #header: Uint8Array<ArrayBuffer>;
   #payload: Uint8Array | null = null; // null while the header is incomplete
   #filled = 0; // bytes of the header, then of the payload
   #fds: OwnedFd[] = [];
   #fdFault: string | null = null;
 
-  constructor(maxPayload = DEFAULT_STREAM_LIMITS.maxPayload) {
+  constructor(
+    maxPayload = DEFAULT_STREAM_LIMITS.maxPayload,
+    framing = PROXY_FRAMING as unknown as Framing<M>,
+  ) {
     this.#maxPayload = maxPayload;
+    this.#framing = framing;
+    this.#header = new Uint8Array(framing.headerSize);
   }
 
   /** Bytes that complete the header, or the payload: the most that push() takes. Never 0. */
@@ -47,9 +78,9 @@ export class MessageReader {
   /**
    * Takes the next piece, with the fds that came with it, and returns the message that it completes. Fds beyond what any
    * message may carry are closed at once.
-   * @throws ProxyError `PROXY_OVERSIZE`; the stream is of no use after it
+   * @throws ProxyError `PROXY_OVERSIZE`, or `PROXY_SIZE` (less than the header); the stream is of no use after it
    */
-  push(piece: Uint8Array, fds: readonly OwnedFd[] = [], fdsLost = false): Message | null {
+  push(piece: Uint8Array, fds: readonly OwnedFd[] = [], fdsLost = false): M | null {
     const { wanted } = this;
     this.#keepFds(fds, fdsLost);
     if (piece.length > wanted) throw new RangeError(`${piece.length} bytes where ${wanted} are wanted`);
@@ -58,11 +89,12 @@ export class MessageReader {
     this.#filled += piece.length;
     if (piece.length < wanted) return null;
     if (this.#payload === null) {
-      const [reqtype, , size] = this.#fields();
-      if (size > this.#maxPayload) {
+      const header = new DataView(this.#header.buffer);
+      const size = this.#framing.payloadSize(header);
+      if (size < 0 || size > this.#maxPayload) {
         throw new ProxyError(
-          'PROXY_OVERSIZE',
-          `${requestLabel(reqtype)}: ${size} bytes of payload, at most ${this.#maxPayload}`,
+          size < 0 ? 'PROXY_SIZE' : 'PROXY_OVERSIZE',
+          `${this.#framing.label(header)}: ${size} bytes of payload, at most ${this.#maxPayload}`,
         );
       }
       this.#payload = new Uint8Array(size);
@@ -82,8 +114,8 @@ export class MessageReader {
     if (fdsLost) this.#fdFault ??= 'file descriptors were lost on the way';
     for (const fd of fds) {
       if (this.#payload !== null) this.#fdFault ??= 'file descriptors came after the header';
-      else if (this.#fds.length === MAX_REGIONS)
-        this.#fdFault ??= `more than ${MAX_REGIONS} file descriptors`;
+      else if (this.#fds.length === this.#framing.maxFds)
+        this.#fdFault ??= `more than ${this.#framing.maxFds} file descriptors`;
       else {
         this.#fds.push(fd);
         continue;
@@ -92,9 +124,9 @@ export class MessageReader {
     }
   }
 
-  #take(payload: Uint8Array): Message {
-    const [reqtype, flags] = this.#fields();
-    const message = { reqtype, flags, payload, fds: this.#fds, fdFault: this.#fdFault };
+  #take(payload: Uint8Array): M {
+    const header = new DataView(this.#header.buffer);
+    const message = this.#framing.message(header, payload, this.#fds, this.#fdFault);
     this.#reset();
     return message;
   }
@@ -105,28 +137,27 @@ export class MessageReader {
     this.#fds = [];
     this.#fdFault = null;
   }
-
-  #fields(): [reqtype: number, flags: number, size: number] {
-    const view = new DataView(this.#header.buffer);
-    return [view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true)];
-  }
 }
 
 /** A channel, a reader and a clock: messages one by one. */
-export class MessageStream {
+export class MessageStream<M = Message> {
   readonly #channel: Channel;
-  readonly #reader: MessageReader;
+  readonly #reader: MessageReader<M>;
   readonly #messageTimeoutMs: number;
   readonly #buffer: Uint8Array;
   #wake: (() => void) | null = null;
   #closed = false;
 
-  constructor(channel: Channel, limits: Partial<StreamLimits> = {}) {
+  constructor(
+    channel: Channel,
+    limits: Partial<StreamLimits> = {},
+    framing = PROXY_FRAMING as unknown as Framing<M>,
+  ) {
     const { maxPayload, messageTimeoutMs } = { ...DEFAULT_STREAM_LIMITS, ...limits };
     this.#channel = channel;
-    this.#reader = new MessageReader(maxPayload);
+    this.#reader = new MessageReader(maxPayload, framing);
     this.#messageTimeoutMs = messageTimeoutMs;
-    this.#buffer = new Uint8Array(Math.max(HEADER_SIZE, maxPayload));
+    this.#buffer = new Uint8Array(Math.max(framing.headerSize, maxPayload));
   }
 
   get closed(): boolean {
@@ -138,7 +169,7 @@ export class MessageStream {
    * `beginMs` for its first byte. One call at a time.
    * @throws ProxyError `PROXY_TIMEOUT`, `PROXY_OVERSIZE`, `PROXY_CLOSED` (broken, closed here, or ended inside a message)
    */
-  async next(beginMs = Number.POSITIVE_INFINITY): Promise<Message | null> {
+  async next(beginMs = Number.POSITIVE_INFINITY): Promise<M | null> {
     const start = performance.now();
     let begun = this.#reader.begun ? start : null;
     for (;;) {
@@ -154,11 +185,11 @@ export class MessageStream {
     }
   }
 
-  /** Sends one message. The fds stay the caller's. @throws ProxyError `PROXY_CLOSED` */
-  send(bytes: Uint8Array, fds: readonly OwnedFd[] = []): void {
+  /** Sends one message; `patiently` as a channel does. The fds stay the caller's. @throws ProxyError `PROXY_CLOSED` */
+  send(bytes: Uint8Array, fds: readonly OwnedFd[] = [], patiently = false): void {
     if (this.#closed) throw new ProxyError('PROXY_CLOSED', 'the connection is closed');
     try {
-      this.#channel.send(bytes, fds);
+      this.#channel.send(bytes, fds, patiently);
     } catch (cause) {
       throw broken(cause);
     }
@@ -174,7 +205,7 @@ export class MessageStream {
   }
 
   /** Reads until a message is complete; null at the end of the stream, undefined when more has to arrive. */
-  #read(): Message | null | undefined {
+  #read(): M | null | undefined {
     for (;;) {
       if (this.#closed) throw new ProxyError('PROXY_CLOSED', 'the connection is closed');
       let received: Received | null;

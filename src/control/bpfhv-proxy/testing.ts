@@ -182,6 +182,7 @@ export interface Piece {
 /** A channel that delivers given pieces and then the end, each one only after a turn of the event loop; keeps what is sent. */
 export class ScriptedChannel implements Channel {
   readonly sent: Uint8Array[] = [];
+  readonly unsent = 0;
   closed = false;
   readonly #pieces: Piece[];
   #ready = false;
@@ -211,6 +212,10 @@ export class ScriptedChannel implements Channel {
   send(bytes: Uint8Array): void {
     if (this.closed) throw new Error('sent on a closed channel');
     this.sent.push(bytes);
+  }
+
+  whenSent(callback: () => void): void {
+    callback();
   }
 
   close(): void {

@@ -49,6 +49,8 @@ export interface TcpSent {
   readonly bytes: number;
   /** Segments that were sent again. */
   readonly retransmissions: number;
+  /** Segments of which the sender knows that they came more than once. */
+  readonly cameTwice: number;
 }
 
 /** Accepts one connection and reads it to its end. `ready` is called when connections are possible. */
@@ -93,7 +95,8 @@ export function tcpSend({ to, forMs, pace }: TcpSendWork, shared: Shared): TcpSe
   const nothing = Buffer.alloc(1);
   const n = patiently(shared, 'the receiver does not finish', () => socket.recv(nothing, 1));
   check(n, 'recv', socket.name);
-  return { bytes, retransmissions: socket.retransmissions() };
+  const { sent, cameTwice } = socket.retransmissions();
+  return { bytes, retransmissions: sent, cameTwice };
 }
 
 /** Tries until there is something else than "not yet". Throws when the demo stops, or for too long nothing comes. */

@@ -49,8 +49,15 @@ function checkArgument(e: Emitter, spec: HelperSpec, index: number, pc: Pc, stat
   const arg = spec.args[index]!;
   const register = 1 + index;
   const provenance = state[register]!;
-  const { counts } = e.plan;
-  if (arg.kind === 'number') return;
+  const { counts, options } = e.plan;
+  if (arg.kind === 'number' || arg.kind === 'ignored') return;
+  const isDirect = typeof pc === 'number';
+  if (isDirect && options.guardedArguments !== undefined) {
+    if (((options.guardedArguments.get(pc) ?? 0) & (1 << index)) === 0) {
+      counts.proved++;
+      return;
+    }
+  }
   if (arg.kind === 'context') {
     if (provenance.origin === 'context' && provenance.offset === 0) {
       counts.proved++;
@@ -66,14 +73,14 @@ function checkArgument(e: Emitter, spec: HelperSpec, index: number, pc: Pc, stat
     return;
   }
   const { size } = arg;
-  if (typeof size === 'number' && prove(provenance, 0, size, e.plan.options) !== null) {
+  if (typeof size === 'number' && prove(provenance, 0, size, options) !== null) {
     counts.proved++;
     return;
   }
   counts.guards++;
   emitCheck(
     e,
-    e.plan.checkFunction,
+    isDirect ? e.plan.accessFunction : e.plan.checkFunction,
     () => e.pushRegister(register),
     () => (typeof size === 'number' ? e.i64(size) : e.pushRegister(1 + size.arg)),
     pc,

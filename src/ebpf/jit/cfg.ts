@@ -7,7 +7,7 @@
  */
 import { CALL_OPCODE, EXIT_OPCODE, GOTOL_OPCODE, JA_OPCODE } from '../forms.js';
 import { CALL } from '../isa.js';
-import { EbpfError, type Insn, type Program, targetOf } from '../program.js';
+import { EbpfError, type Insn, isJumpClass, type Program, targetOf } from '../program.js';
 
 export interface Block {
   /** Slot of the first instruction. */
@@ -45,6 +45,17 @@ const MAX_OVERLAP = 8;
  * @throws EbpfError `EBPF_OVERLAP` when functions share so much code that compiling each would take too long
  */
 export function buildGraphs(program: Program): readonly FunctionGraph[] {
+  const before = built.get(program);
+  if (before !== undefined) return before;
+  const graphs = build(program);
+  built.set(program, graphs);
+  return graphs;
+}
+
+/** A program is verified, then compiled, and either way wants them. */
+const built = new WeakMap<Program, readonly FunctionGraph[]>();
+
+function build(program: Program): readonly FunctionGraph[] {
   const finder = new BlockFinder(program);
   const main = finder.graph(0);
   const graphs = [main];
@@ -146,6 +157,7 @@ class BlockFinder {
 
 /** Where a jump or exit goes: taken first; null for instructions that always run into the next one. */
 function nextSlots(insn: Insn): readonly number[] | null {
+  if (!isJumpClass(insn.opcode)) return null;
   if (insn.opcode === EXIT_OPCODE) return [];
   if (insn.opcode === CALL_OPCODE) return null;
   const target = targetOf(insn);

@@ -13,11 +13,16 @@ export interface JitOptions {
   readonly extra?: readonly { readonly base: number; readonly size: number }[];
   /** Slots of loads, stores and atomics that are proved to stay inside: they get no bounds guard. */
   readonly unguarded?: ReadonlySet<number>;
+  /**
+   * By slot of a call: the helper's arguments that were not proved, bit n for the n-th; those of calls that are not in it are proved. Without it, all are
+   * checked. The arguments of a helper that is called by a register are checked in any case.
+   */
+  readonly guardedArguments?: ReadonlyMap<number, number>;
   /** Slots of loads of which the verifier was promised what they give: anything else is a fault. */
   readonly promised?: ReadonlyMap<number, { readonly least: number; readonly most: number }>;
   /**
-   * The guards of loads, stores and atomics let nothing pass but the context: for programs that were verified with `guarded: 'context'`, of
-   * which only such accesses keep a guard. Arguments of helpers may lie in any region all the same.
+   * Guards let nothing pass but the context, those of what helpers are given included: for programs that were verified with `guarded: 'context'`, of
+   * which only such accesses and arguments keep a guard.
    */
   readonly confined?: boolean;
   readonly sharedMemory: boolean;

@@ -18,7 +18,7 @@ export interface ModulePlan {
   /** Indices of the WebAssembly functions: see runtime.ts. */
   readonly faultFunction: number;
   readonly checkFunction: number;
-  /** The check of loads, stores and atomics: the same one, or that of the context alone. */
+  /** The check of accesses, and of what helpers are given: the same one, or that of the context alone. */
   readonly accessFunction: number;
   /** Null when the program calls no helper through a register. */
   readonly callxFunction: number | null;

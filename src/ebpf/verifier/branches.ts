@@ -80,36 +80,36 @@ function widthOf({ opcode }: Insn): 32 | 64 {
 }
 
 /**
- * Pointers into the same memory compare as their offsets do, as long as those are too small for the addresses to wrap. No
- * pointer that stays inside its memory is 0. All else would tell addresses.
+ * Pointers into the same memory are equal when their offsets are, and compare as those do, as long as they are too small for the addresses to
+ * wrap. No such pointer is 0. All else would tell addresses: a bit of them each time, to a program that may choose what it compares with.
  */
 function pointerBranches(step: Step, left: Value, right: Value): Branches {
   const { insn, state } = step;
   if (widthOf(insn) === 64) {
-    if (isPointer(left) && isPointer(right) && sameBase(left, right))
-      return offsetBranches(step, left, right);
+    if (isPointer(left) && isPointer(right) && sameBase(left, right)) {
+      const branches = offsetBranches(step, left, right);
+      if (branches !== null) return branches;
+    }
     const pointer = isPointer(left) ? left : (right as Pointer);
     const other = isPointer(left) ? right : left;
     const op = insn.opcode & 0xf0;
     const isNull = other.kind === 'number' && constantOf(other.num) === 0n;
-    if (isNull && (op === JMP.JEQ || op === JMP.JNE)) {
-      if (!nearBase(pointer)) return { taken: state.copy(), next: state };
+    if (isNull && (op === JMP.JEQ || op === JMP.JNE) && nearBase(pointer)) {
       return op === JMP.JEQ ? { taken: null, next: state } : { taken: state, next: null };
     }
   }
   return refuse(
     step,
-    `it compares ${describeValue(left)} with ${describeValue(right)}; pointers can be compared with pointers into the same memory, and for being 0`,
+    `it compares ${describeValue(left)} with ${describeValue(right)}; pointers can be compared with pointers into the same memory, and with 0, as long as they stay near it`,
   );
 }
 
-function offsetBranches({ insn, state }: Step, left: Pointer, right: Pointer): Branches {
-  const other = state.copy();
+/** Null where the outcome depends on where the memory is. */
+function offsetBranches({ insn, state }: Step, left: Pointer, right: Pointer): Branches | null {
   const op = SIGNED[insn.opcode & 0xf0] ?? insn.opcode & 0xf0;
   const equality = op === JMP.JEQ || op === JMP.JNE;
-  if (op === JMP.JSET || !(equality || (nearBase(left) && nearBase(right)))) {
-    return { taken: other, next: state };
-  }
+  if (op === JMP.JSET || !(equality || (nearBase(left) && nearBase(right)))) return null;
+  const other = state.copy();
   const assume = (to: State, taken: boolean): State | null => {
     const pair = refine(op, 64, taken, left.offset, right.offset);
     if (pair === null || !learn(to, insn.dst, pair[0])) return null;
@@ -127,8 +127,8 @@ const SIGNED: Readonly<Record<number, number>> = {
   [JMP.JLE]: JMP.JSLE,
 };
 
-/** Far less than 2^63 behind the base. */
-const FARTHEST = 1n << 40n;
+/** Behind the base, which itself is below 2^32: far less than what wraps, or looks negative. */
+const FARTHEST = 1n << 62n;
 
 /** Whether the address is surely above 0 and has not wrapped: the base is, and the stack goes a frame further down. */
 function nearBase({ kind, offset }: Pointer): boolean {

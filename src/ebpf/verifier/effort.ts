@@ -5,7 +5,7 @@ import { Refusal } from './step.js';
 
 /** Units of work, each about that of one instruction on a state with little on its stack: less than a second in all. */
 const MAX_WORK = 1 << 16;
-/** Instructions that a run may execute: more than a guest lets it run for. */
+/** Instructions that a run may execute: more than any guest lets it run for. */
 const MAX_LENGTH = 1 << 20;
 
 /** A loop that is being followed. */
@@ -44,13 +44,13 @@ export class Effort {
   /** @throws Refusal when it is too much */
   instruction(insn: Insn, state: State, weight: number): void {
     this.visited++;
-    this.length++;
-    this.#work += weight;
-    if (this.tooLong && this.#refusesLong) {
+    const length = ++this.length;
+    const work = (this.#work += weight);
+    if (length > MAX_LENGTH && this.#refusesLong) {
       const why = `the program is not seen to end: it may execute more than ${MAX_LENGTH} instructions`;
       throw new Refusal(insn, why, state);
     }
-    if (this.#work > MAX_WORK) throw this.#tooMuch(insn, state);
+    if (work > MAX_WORK) throw this.#tooMuch(insn, state);
   }
 
   /** Blames the loop with the most rounds. */

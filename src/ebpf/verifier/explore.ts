@@ -164,13 +164,15 @@ export class Explorer {
   /** Runs one state through a block, from its instruction `from` on. */
   #block(block: Block, from: number, state: State, functions: readonly FunctionGraph[], leave: Leave): void {
     const { insns, successors } = block;
+    const { effort } = this;
     const step = { insn: insns[from]!, state, findings: this.findings };
-    const weight = this.effort.weight(state);
+    const weight = effort.weight(state);
     for (let index = from; index < insns.length; index++) {
       const insn = insns[index]!;
       step.insn = insn;
-      this.effort.instruction(insn, state, weight);
-      if ((insn.opcode & 7) !== CLASS.JMP && (insn.opcode & 7) !== CLASS.JMP32) {
+      effort.instruction(insn, state, weight);
+      const cls = insn.opcode & 7;
+      if (cls !== CLASS.JMP && cls !== CLASS.JMP32) {
         stepInsn(step);
         continue;
       }

@@ -6,7 +6,7 @@ import { DEFAULT_MAX_SLOTS, EbpfError, type Insn, type Program } from '../progra
 import { Explorer } from './explore.js';
 import type { Verdict, VerifyOptions } from './options.js';
 import { describeRefusal } from './report.js';
-import { Refusal } from './step.js';
+import { listGuards, Refusal } from './step.js';
 
 export type { Accepted, ContextPromise, Refused, Verdict, VerifyOptions } from './options.js';
 
@@ -22,13 +22,15 @@ export function verify(program: Program, options: VerifyOptions): Verdict {
   const effort = { states: explorer?.effort.visited ?? 0, milliseconds: performance.now() - start };
   if (refusal !== null) return { accepted: false, ...refusal, ...effort };
   const { accesses, guards, promised, unbounded } = explorer!.findings;
+  const { slots, guardedArguments } = listGuards(explorer!.findings);
   const budget = unbounded || explorer!.effort.tooLong;
   const isMemory = (pc: number) => [1, 2, 3].includes(program.bySlot[pc]!.opcode & 7);
   return {
     accepted: true,
     steps: budget ? Number.POSITIVE_INFINITY : explorer!.effort.length,
     budget,
-    guards: [...guards].sort((a, b) => a - b),
+    guards: slots,
+    guardedArguments,
     unguarded: new Set([...accesses].filter(pc => !guards.has(pc) && isMemory(pc)).sort((a, b) => a - b)),
     promised,
     ...effort,
@@ -68,9 +70,14 @@ function explore(program: Program, options: VerifyOptions, patient = false): Exp
 
 /** The first instruction that no jump and no call leads to. */
 function unreachable(program: Program, explorer: Explorer): Insn | undefined {
-  const reached = new Set<Insn>();
+  const reached = new Uint8Array(program.slots);
   for (const graph of explorer.graphs) {
-    for (const block of graph.blocks) for (const insn of block.insns) reached.add(insn);
+    // The instructions of a block follow each other.
+    for (const { insns } of graph.blocks) {
+      const last = insns[insns.length - 1]!;
+      reached.fill(1, insns[0]!.pc, last.pc + last.slots);
+    }
   }
-  return program.insns.find(insn => !reached.has(insn));
+  const slot = reached.indexOf(0);
+  return slot < 0 ? undefined : program.bySlot[slot];
 }

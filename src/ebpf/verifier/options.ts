@@ -26,7 +26,7 @@ export interface VerifyOptions {
   /**
    * Where the engine's guards let an access go that was not proved.
    * - `any`, the default: wherever the program may go, so also to its stack, where it may hit what was stored there
-   * - `context`: loads, stores and atomics only into the context; more can be proved then. Arguments of helpers may still lie anywhere.
+   * - `context`: only into the context, memory that is given to helpers included; more can be proved then
    */
   readonly guarded?: 'any' | 'context';
   /**
@@ -44,6 +44,8 @@ export interface Accepted {
    * and a number that is not bounded, or, for atomics, not known to be aligned.
    */
   readonly guards: readonly number[];
+  /** By slot of a helper call that is among `guards`: the arguments that have to be checked, bit n for the n-th. All others are proved. */
+  readonly guardedArguments: ReadonlyMap<number, number>;
   /** Slots of the loads, stores and atomics that are proved to stay inside. */
   readonly unguarded: ReadonlySet<number>;
   /** Slots of loads whose result has to be checked, and against what. Empty unless a promise was needed; all are among `guards`, too. */

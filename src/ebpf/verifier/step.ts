@@ -12,7 +12,7 @@ export interface Findings {
   readonly options: VerifyOptions;
   /** Slots of accesses and calls that were reached. */
   accesses: Set<number>;
-  /** Those of them that were not proved in every state. */
+  /** Those of them that were not proved in every state: slots of accesses, and what `guardArgument` makes of helpers' arguments. */
   guards: Set<number>;
   /** Slots of loads that relied on a promise. Of loads that were tried in vain, too: that is true of them as well. */
   readonly promised: Map<number, ContextPromise>;
@@ -30,6 +30,31 @@ export interface Step {
   readonly insn: Insn;
   readonly state: State;
   readonly findings: Findings;
+}
+
+/** Slots are smaller. */
+const ARGUMENT = 1 << 16;
+
+/** Notes that an argument of the helper called there, the `index`-th, has to be checked when it runs. */
+export function guardArgument({ guards }: Findings, pc: number, index: number): void {
+  guards.add(pc + ARGUMENT * (1 + index));
+}
+
+/** Slots of all that has to be checked, and by slot of a call which arguments: bit n for the n-th. */
+export function listGuards({ guards }: Findings): {
+  readonly slots: readonly number[];
+  readonly guardedArguments: ReadonlyMap<number, number>;
+} {
+  const slots = new Set<number>();
+  const guardedArguments = new Map<number, number>();
+  for (const guard of guards) {
+    const slot = guard % ARGUMENT;
+    slots.add(slot);
+    if (guard < ARGUMENT) continue;
+    const bit = 1 << (Math.floor(guard / ARGUMENT) - 1);
+    guardedArguments.set(slot, (guardedArguments.get(slot) ?? 0) | bit);
+  }
+  return { slots: [...slots].sort((a, b) => a - b), guardedArguments };
 }
 
 /** Ends the analysis: the program is refused. */

@@ -4,7 +4,7 @@ import { type HelperArg, type HelperSpec, helperKey } from '../helpers.js';
 import { ANY, constantOf, contains } from './domain/number.js';
 import { scalar, unset, type Value, ZERO } from './domain/value.js';
 import { describeValue } from './report.js';
-import { readNumber, readValue, refuse, type Step } from './step.js';
+import { guardArgument, readNumber, readValue, refuse, type Step } from './step.js';
 import { locate, readStack, setUnknown, shakeIfAnywhere } from './transfer-memory.js';
 
 const CLOBBERED = unset('a call has left undefined');
@@ -38,6 +38,9 @@ function checkArgument(step: Step, spec: HelperSpec, index: number): void {
   const value = readValue(step, 1 + index);
   if (arg.kind === 'context') checkContext(step, spec, index, value);
   else if (arg.kind === 'memory') checkMemory(step, spec, index, arg);
+  // What a helper makes of an address may get out: into its result, its memory, or to whoever it works for.
+  else if (arg.kind === 'number')
+    readNumber(step, 1 + index, `passes to ${spec.name} as argument ${index + 1}`);
 }
 
 function checkContext(step: Step, spec: HelperSpec, index: number, value: Value): void {
@@ -47,7 +50,7 @@ function checkContext(step: Step, spec: HelperSpec, index: number, value: Value)
       `${spec.name} wants the context as argument ${index + 1}, and r${index + 1} is ${describeValue(value)}`,
     );
   }
-  if (constantOf(value.offset) === null) step.findings.guards.add(step.insn.pc);
+  if (constantOf(value.offset) === null) guardArgument(step.findings, step.insn.pc, index);
 }
 
 function checkMemory(

@@ -1,6 +1,6 @@
 /** What loads, stores and atomics do to a state, and whether they stay inside the program's memory. */
+import { CALLX_OPCODE } from '../forms.js';
 import { ATOMIC, CLASS, MODE, SIZE, STACK_SIZE } from '../isa.js';
-import type { Insn } from '../program.js';
 import { extendSign, truncate } from './domain/arithmetic.js';
 import { keptBelow } from './domain/line.js';
 import { constant, constantOf, loaded, meet, type Num, signedRange, unsignedRange } from './domain/number.js';
@@ -17,7 +17,7 @@ import {
 import { blur, find, forget, isSet, put, putUnknown, shake } from './frame.js';
 import { describeValue } from './report.js';
 import { learn, linkOf, type State } from './state.js';
-import { readNumber, readValue, refuse, type Step } from './step.js';
+import { guardArgument, readNumber, readValue, refuse, type Step } from './step.js';
 
 const ACCESS_BYTES: Readonly<Record<number, number>> = {
   [SIZE.B]: 1,
@@ -137,17 +137,29 @@ function locateInContext(
     const where = lo === hi ? `at offset ${lo}` : `at offsets ${lo}…${hi}`;
     refuse(step, `it accesses ${least} bytes ${where} of the context, which is ${contextSize} bytes long`);
   }
-  step.findings.guards.add(step.insn.pc);
-  if (guarded === 'any' || isCall(step.insn)) return { kind: 'shared', anywhere: true };
-  // What passed a guard that allows only the context lies in it; of a pointer that moves along in a loop that bounds the rounds.
-  const inside = meet(pointer.offset, signedRange(BigInt(-off), last - BigInt(off)));
+  guard(step, register);
+  if (guarded === 'any') return { kind: 'shared', anywhere: true };
+  // What passed a guard that allows only the context lies in it, unless it is empty; of a pointer that moves along in a loop that bounds the rounds.
+  const inside = least === 0 ? null : meet(pointer.offset, signedRange(BigInt(-off), last - BigInt(off)));
   if (inside !== null) learn(step.state, register, inside);
   return { kind: 'shared', anywhere: false };
 }
 
-/** Arguments of helpers are checked against all of the memory in any case. */
-function isCall({ opcode }: Insn): boolean {
-  return (opcode & 7) === CLASS.JMP;
+/** Notes that an access, or what a helper is given in a register, was not proved. */
+function guard(step: Step, register: number): void {
+  const { insn, findings } = step;
+  if ((insn.opcode & 7) !== CLASS.JMP) {
+    findings.guards.add(insn.pc);
+    return;
+  }
+  if (insn.opcode === CALLX_OPCODE && findings.options.guarded === 'context') {
+    // Which helper that is is looked up when it runs, by code that does not know what was proved of its arguments.
+    refuse(
+      step,
+      `it gives r${register} to a helper by r${insn.dst}, and that is not surely inside the context`,
+    );
+  }
+  guardArgument(findings, insn.pc, register - 1);
 }
 
 /** The stack needs no guards: what is not bounded is refused. */

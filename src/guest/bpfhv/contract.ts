@@ -1,20 +1,24 @@
 /** What a device offers, read once and checked, and the queues that a driver makes of it. */
 import * as L from '../../../datapath/layout.js';
 import type { Arena } from '../../memory/arena.js';
-import type { Window } from '../../memory/window.js';
+import { MemoryError, type Window } from '../../memory/window.js';
 import type { Direction } from '../../nic/control.js';
 import { FEATURE, isLarge, maskOf, offloadsOf } from '../../ring/features.js';
 import type { DriverQueue } from './commands.js';
 import { ABI_VERSION, LARGE_RX_BUFFER_SIZE, programNumber, REG, RX_BUFFER_SIZE } from './registers.js';
 import { type BpfhvTransport, DriverError } from './transport.js';
 
-export interface Contract {
+/** What a device is made of. */
+export interface DeviceSizes {
   readonly numRxQueues: number;
   readonly numTxQueues: number;
   readonly numRxBufs: number;
   readonly numTxBufs: number;
   readonly rxContextSize: number;
   readonly txContextSize: number;
+}
+
+export interface Contract extends DeviceSizes {
   /** Feature bits that the device offers and the driver accepts. */
   readonly features: bigint;
   readonly mac: Uint8Array;
@@ -52,8 +56,8 @@ const LARGE_BUFFERS: Readonly<Record<Direction, Buffers>> = {
 /** Bytes of guest memory that a receive and a transmit buffer take together at most. */
 export const BUFFER_PAIR = LARGE_BUFFERS.rx.stride + LARGE_BUFFERS.tx.stride;
 
-/** Reads the contract; of the features that the device offers it accepts those in `wanted`. Throws DriverError DRIVER_DEVICE for another ABI version or numbers that no device may have. */
-export async function readContract(transport: BpfhvTransport, wanted: bigint): Promise<Contract> {
+/** Reads the sizes. Throws DriverError DRIVER_DEVICE for another ABI version or numbers that no device may have. */
+export async function readSizes(transport: Pick<BpfhvTransport, 'read'>): Promise<DeviceSizes> {
   const version = await transport.read(REG.VERSION);
   if (version !== ABI_VERSION) {
     throw new DriverError(
@@ -61,17 +65,23 @@ export async function readContract(transport: BpfhvTransport, wanted: bigint): P
       `the device speaks ABI version ${version}, this driver ${ABI_VERSION}`,
     );
   }
-  const values: Partial<Record<(typeof CHECKED)[number][0], number>> = {};
+  const values: Partial<Record<keyof DeviceSizes, number>> = {};
   for (const [name, register, check] of CHECKED) {
     const value = await transport.read(register);
     if (!check(value)) throw new DriverError('DRIVER_DEVICE', `the device says ${name} is ${value}`);
     values[name] = value;
   }
+  return values as DeviceSizes;
+}
+
+/** Reads the contract; of the features that the device offers it accepts those in `wanted`. Throws as `readSizes`. */
+export async function readContract(transport: BpfhvTransport, wanted: bigint): Promise<Contract> {
+  const sizes = await readSizes(transport);
   const low = await transport.read(REG.MAC_LO);
   const high = await transport.read(REG.MAC_HI);
   const mac = Uint8Array.of(high >>> 8, high, low >>> 24, low >>> 16, low >>> 8, low);
   return {
-    ...(values as Record<(typeof CHECKED)[number][0], number>),
+    ...sizes,
     mac,
     features: acceptable(BigInt(await transport.read(REG.FEATURES)) & wanted),
   };
@@ -116,6 +126,13 @@ export interface QueueHost {
   readonly window: Window;
 }
 
+function tooLarge(contract: Contract, { transport }: QueueHost, { code, message }: MemoryError): MemoryError {
+  const { numRxQueues, numTxQueues, numRxBufs, numTxBufs } = contract;
+  const queues = `${numRxQueues}/${numTxQueues} queues of ${numRxBufs}/${numTxBufs} buffers`;
+  const memory = `${transport.ram.size / 2 ** 20} MiB of guest memory`;
+  return new MemoryError(code, `${queues} do not fit into ${memory} beside what is in use: ${message}`);
+}
+
 /** All queues of a contract: contexts and buffers in guest memory, bookkeeping in the arena. `close` gives everything back. */
 export class DriverQueues {
   readonly all: readonly OwnQueue[];
@@ -139,7 +156,7 @@ export class DriverQueues {
       );
     } catch (error) {
       this.close();
-      throw error;
+      throw error instanceof MemoryError ? tooLarge(contract, host, error) : error;
     }
   }
 

@@ -181,7 +181,8 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   #sealing(): ReturnType<typeof sealingHelpers> {
     if (!this.#sealer) return [];
     let told = false;
-    return sealingHelpers(this.#datapath.calls, this.#window.bytes, this.#sealer, () => {
+    const queue = () => this.#queueCalls.active!.index;
+    return sealingHelpers(this.#datapath.calls, this.#window.bytes, this.#sealer, queue, () => {
       if (!told)
         this.#emit({ queue: -1, reason: 'a packet came that nobody with our key has sealed: dropped' });
       told = true;

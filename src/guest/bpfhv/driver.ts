@@ -27,6 +27,7 @@ import { NetdevFit } from './netdev-fit.js';
 import { type Prepared, prepare } from './prepare.js';
 import { CTRL, REG, STATUS } from './registers.js';
 import type { BpfhvTransport } from './transport.js';
+import { warmUp } from './warm-up.js';
 
 /** How long a new contract is on probation: see `#regrets`. */
 const PROBATION_MS = 3_000;
@@ -106,7 +107,9 @@ export class BpfhvDriver {
   static async start(options: DriverOptions): Promise<BpfhvDriver> {
     const netdev = new NetdevFit(options.netdev, options.onOverhead);
     netdev.setCarrier(false);
-    const driver = new BpfhvDriver(options, await DriverWorkers.start(options), netdev);
+    const starting = DriverWorkers.start(options);
+    warmUp();
+    const driver = new BpfhvDriver(options, await starting, netdev);
     driver.#wake();
     return driver;
   }

@@ -8,6 +8,7 @@ export const PKT_OPEN = BASE + 0x41;
 const EINVAL = -22n;
 const context = { kind: 'context' } as const;
 const number = { kind: 'number' } as const;
+const ignored = { kind: 'ignored' } as const;
 const writes = (size: number) => ({ kind: 'memory', size, access: 'write' }) as const;
 const reads = (size: number) => ({ kind: 'memory', size, access: 'read' }) as const;
 
@@ -22,7 +23,7 @@ const SPECS: readonly HelperSpec[] = [
   { id: BASE + 7, name: 'tx_buf_dma_map', args: [context, number, number, writes(8)] },
   { id: BASE + 8, name: 'tx_buf_dma_unmap', args: [context, number, number, number] },
   { id: BASE + 9, name: 'smp_mb_full', args: [], inline: 'fence' },
-  { id: BASE + 10, name: 'print_num', args: [number, number] },
+  { id: BASE + 10, name: 'print_num', args: [ignored, number] },
   { id: PKT_SEAL, name: 'pkt_seal', args: [context] },
   { id: PKT_OPEN, name: 'pkt_open', args: [context] },
   { id: BASE + 0x42, name: 'pkt_meta_set', args: [context, number, number] },

@@ -16,6 +16,7 @@ import { decodeProgram, type Program } from '../../ebpf/program.js';
 import { verify } from '../../ebpf/verifier/index.js';
 import { WINDOW_PAGES } from '../../memory/window.js';
 import type { CompiledPrograms } from './commands.js';
+import type { Contract } from './contract.js';
 import { BPFHV_HELPERS } from './helpers.js';
 import { PROGRAMS, type ProgramSection, promisesTo, REG } from './registers.js';
 import type { HelperCalls } from './seal-policy.js';
@@ -23,8 +24,13 @@ import { type BpfhvTransport, DriverError } from './transport.js';
 
 /** Instructions of a program at most. */
 const MAX_INSTRUCTIONS = 16384;
-/** Instructions that one run may take, whether that is proved or counted: a loop over 64 buffers needs a few thousand. */
-const RUN_BUDGET = 65536;
+/**
+ * Instructions that one run may take, whether that is proved or counted. A loop over 64 buffers needs a few thousand; but programs may also walk through the whole
+ * ring to arm or to reclaim, so large rings allow more. The verifier's own limit on a run is twice what the largest ring allows.
+ */
+export function runBudget(descriptors: number): number {
+  return Math.max(65536, 64 * descriptors);
+}
 
 /** What an operator may want to know of a program. */
 export interface ProgramReport {
@@ -52,10 +58,8 @@ export interface LoadedPrograms {
 /** What programs are read from: of a transport, only its registers and program window. */
 export type ProgramSource = Pick<BpfhvTransport, 'read' | 'write' | 'readProgram'>;
 
-export interface ContextSizes {
-  readonly rxContextSize: number;
-  readonly txContextSize: number;
-}
+/** What of a contract its programs are judged by. */
+export type QueueSizes = Pick<Contract, `${'rx' | 'tx'}ContextSize` | `num${'Rx' | 'Tx'}Bufs`>;
 
 /**
  * Reads, verifies and compiles all programs, without keeping the event loop for longer than one program takes; several contracts may be loaded
@@ -65,19 +69,26 @@ export interface ContextSizes {
  */
 export async function loadPrograms(
   source: ProgramSource,
-  sizes: ContextSizes,
+  sizes: QueueSizes,
   stacks: readonly number[],
 ): Promise<LoadedPrograms> {
   const programs = stacks.map((): Partial<Record<ProgramSection, WebAssembly.Module>> => ({}));
   const reports: ProgramReport[] = [];
   const calls = new Map<ProgramSection, ReadonlySet<number>>();
+  const done: Done[] = [];
   for (const [section, bytes] of await readPrograms(source)) {
-    const contextSize = section.startsWith('rx') ? sizes.rxContextSize : sizes.txContextSize;
+    const limits = section.startsWith('rx')
+      ? { contextSize: sizes.rxContextSize, budget: runBudget(sizes.numRxBufs) }
+      : { contextSize: sizes.txContextSize, budget: runBudget(sizes.numTxBufs) };
     await setImmediate();
-    const { modules, report, helpers } = prepare(section, bytes, contextSize, stacks);
-    for (const [i, module] of modules.entries()) programs[i]![section] = module;
-    reports.push(report);
-    calls.set(section, helpers);
+    // Both directions often arm alike.
+    const same = done.find(one => isSame(one, section, bytes, limits));
+    const prepared =
+      same === undefined ? prepareProgram(section, bytes, limits, stacks) : again(same.prepared, section);
+    if (same === undefined) done.push({ section, bytes, limits, prepared });
+    for (const [i, module] of prepared.modules.entries()) programs[i]![section] = module;
+    reports.push(prepared.report);
+    calls.set(section, prepared.helpers);
   }
   return { programs, reports, calls, summary: summarise(reports) };
 }
@@ -113,17 +124,48 @@ async function readAll(source: ProgramSource): Promise<ReadonlyMap<ProgramSectio
   return found;
 }
 
-/** From bytecode to what may run. */
-function prepare(
-  section: ProgramSection,
-  bytes: Uint8Array,
-  contextSize: number,
-  stacks: readonly number[],
-): {
+/** What a program has to keep to. */
+interface Limits {
+  readonly contextSize: number;
+  /** Instructions of a run. */
+  readonly budget: number;
+}
+
+interface PreparedProgram {
+  /** By stack. */
   readonly modules: readonly WebAssembly.Module[];
   readonly report: ProgramReport;
   readonly helpers: ReadonlySet<number>;
-} {
+}
+
+interface Done {
+  readonly section: ProgramSection;
+  readonly bytes: Uint8Array;
+  readonly limits: Limits;
+  readonly prepared: PreparedProgram;
+}
+
+/** Whether all that a verdict depends on is the same. */
+function isSame(before: Done, section: ProgramSection, bytes: Uint8Array, limits: Limits): boolean {
+  return (
+    before.limits.contextSize === limits.contextSize &&
+    before.limits.budget === limits.budget &&
+    promisesTo(before.section) === promisesTo(section) &&
+    Buffer.compare(before.bytes, bytes) === 0
+  );
+}
+
+function again(prepared: PreparedProgram, section: ProgramSection): PreparedProgram {
+  return { ...prepared, report: { ...prepared.report, section, verifyMs: 0, compileMs: 0 } };
+}
+
+/** From bytecode to what may run. Throws DriverError DRIVER_PROGRAM. */
+export function prepareProgram(
+  section: ProgramSection,
+  bytes: Uint8Array,
+  { contextSize, budget }: Limits,
+  stacks: readonly number[],
+): PreparedProgram {
   const refused = (why: string, cause?: unknown) =>
     new DriverError('DRIVER_PROGRAM', `program ${section}: ${why}`, { cause });
   try {
@@ -134,13 +176,14 @@ function prepare(
       ...{ guarded: 'context', unbounded: 'budget' },
     });
     if (!verdict.accepted) throw refused(verdict.reason);
-    const budget = verdict.steps > RUN_BUDGET;
+    const counted = verdict.steps > budget;
     const compiled = stacks.map(stackBase =>
       compile(program, {
         ...memory,
         stackBase,
-        budget: budget ? RUN_BUDGET : Number.POSITIVE_INFINITY,
+        budget: counted ? budget : Number.POSITIVE_INFINITY,
         unguarded: verdict.unguarded,
+        guardedArguments: verdict.guardedArguments,
         promised: verdict.promised,
         confined: true,
         sharedMemory: true,
@@ -148,8 +191,8 @@ function prepare(
       }),
     );
     const report = {
-      ...{ section, instructions: program.insns.length, guards: compiled[0]!.stats.guards, budget },
-      ...{ states: verdict.states, verifyMs: verdict.milliseconds },
+      ...{ section, instructions: program.insns.length, guards: compiled[0]!.stats.guards },
+      ...{ budget: counted, states: verdict.states, verifyMs: verdict.milliseconds },
       compileMs: compiled.reduce((sum, { stats }) => sum + stats.milliseconds, 0),
     };
     return { modules: compiled.map(({ module }) => module), report, helpers: helpersOf(program) };

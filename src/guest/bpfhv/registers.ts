@@ -63,10 +63,11 @@ export type ProgramSection = (typeof PROGRAMS)[number]['section'];
 
 /** The driver never publishes nothing: programs may count on it, and some do. */
 const BUFFERS: readonly ContextPromise[] = [{ offset: CTX_NUM_BUFS, bytes: 4, least: 1, most: CTX_MAX_BUFS }];
+const NO_PROMISES: readonly ContextPromise[] = [];
 
 /** What the driver has put into the context when it runs a program. */
 export function promisesTo(section: string): readonly ContextPromise[] {
-  return section === 'txp' || section === 'rxp' ? BUFFERS : [];
+  return section === 'txp' || section === 'rxp' ? BUFFERS : NO_PROMISES;
 }
 
 /** Bytes of a receive buffer without LRO; a frame is at most as long. */

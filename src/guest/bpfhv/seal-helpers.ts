@@ -9,16 +9,18 @@ const HOOK_PREPARE = 1;
 const HOOK_FINISH = 2;
 const EINVAL = -22;
 
-/** `bytes` is the window. `onUnauthentic` is told of each packet that was not. */
+/** `bytes` is the window; `queue` says whose packet is at hand. `onUnauthentic` is told of each packet that was not. */
 export function sealingHelpers(
   calls: DatapathExports,
   bytes: Uint8Array,
   sealer: Sealer,
+  queue: () => number,
   onUnauthentic: () => void,
 ): [number, (...args: bigint[]) => bigint][] {
   function seal(): number {
     const at = calls.packet_of(HOOK_PREPARE);
-    return at === 0 ? EINVAL : done(sealer.seal(bytes, at, calls.packet_length(), RX_BUFFER_SIZE));
+    if (at === 0) return EINVAL;
+    return done(sealer.seal(bytes, at, calls.packet_length(), RX_BUFFER_SIZE, queue()));
   }
 
   function open(): number {

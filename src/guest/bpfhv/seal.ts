@@ -8,8 +8,9 @@
  *                              protocol 253
  *                              authenticated, but for what may change on the way
  * ```
- * AES-256-GCM. The nonce is prefix, counter (big-endian), and a byte that says which format this is. The prefix is random, one for each sealer
- * and for every 2^32 packets, so that no nonce comes twice whatever is restarted. ARP passes as it is, nothing else does.
+ * AES-256-GCM. The nonce is prefix, counter (big-endian), and a byte that says which format this is. The prefix is random, one for each queue of a sealer
+ * and for every 2^32 packets of it, so that no nonce comes twice whatever is restarted. Each queue counts for itself: within one, packets keep their order,
+ * so a queue that stands still for long is not taken for somebody who repeats old packets. ARP passes as it is, nothing else does.
  *
  * Works in place, on memory that is the caller's alone. Errors are negative errno: what a program that asked for it gets to see.
  */
@@ -43,14 +44,21 @@ export interface SealLimits {
   readonly senders: number;
 }
 
+/** How far a queue has come. */
+interface Outgoing {
+  /** Of the packet that was sealed last. */
+  readonly nonce: Buffer;
+  /** Packets under this prefix. */
+  counter: number;
+}
+
 export class Sealer {
   readonly #key: KeyObject;
   readonly #packet = new IpPacket();
   readonly #senders: Senders;
   readonly #packetsPerPrefix: number;
-  /** What is sealed next gets this nonce. */
-  readonly #next = Buffer.alloc(NONCE_BYTES);
-  #counter = 0;
+  /** By queue, for those that have sealed something. */
+  readonly #outgoing: (Outgoing | undefined)[] = [];
   readonly #nonce = Buffer.alloc(NONCE_BYTES);
 
   /** @param key 32 bytes */
@@ -61,15 +69,14 @@ export class Sealer {
     this.#key = key;
     this.#senders = new Senders(senders);
     this.#packetsPerPrefix = packetsPerPrefix;
-    this.#next[NONCE_BYTES - 1] = this.#nonce[NONCE_BYTES - 1] = FORMAT;
-    this.#renew();
+    this.#nonce[NONCE_BYTES - 1] = FORMAT;
   }
 
   /**
-   * Seals the frame of `length` bytes at `at`, which may grow to `room`. Returns its new length, or EMSGSIZE, EPROTONOSUPPORT. Padding behind
-   * the packet is cut off.
+   * Seals the frame of `length` bytes at `at`, which may grow to `room`, for the queue of that number. Returns its new length, or EMSGSIZE,
+   * EPROTONOSUPPORT. Padding behind the packet is cut off.
    */
-  seal(bytes: Uint8Array, at: number, length: number, room: number): number {
+  seal(bytes: Uint8Array, at: number, length: number, room: number, queue = 0): number {
     const packet = this.#packet;
     const kind = packet.find(bytes, at, length);
     if (kind === ARP) return packet.end - at;
@@ -77,9 +84,7 @@ export class Sealer {
     const { payload, end } = packet;
     if (end - at + GROWTH > room) return EMSGSIZE;
 
-    if (this.#counter === this.#packetsPerPrefix) this.#renew();
-    const nonce = this.#next;
-    nonce.writeUInt32BE(this.#counter++, PREFIX_BYTES);
+    const nonce = this.#next(queue);
     bytes[end] = packet.protocol(bytes);
     packet.rewrite(bytes, SEALED, end + GROWTH);
     const cipher = createCipheriv(CIPHER, this.#key, nonce, TAG);
@@ -121,12 +126,24 @@ export class Sealer {
     return packet.end - at;
   }
 
-  /** A new prefix, that nobody has had as far as we know. */
-  #renew(): void {
+  /** A nonce that was never had before. */
+  #next(queue: number): Buffer {
+    const known = this.#outgoing[queue];
+    const outgoing = known ?? { nonce: Buffer.alloc(NONCE_BYTES, FORMAT), counter: this.#packetsPerPrefix };
+    this.#outgoing[queue] = outgoing;
+    if (outgoing.counter === this.#packetsPerPrefix) {
+      outgoing.nonce.set(this.#freshPrefix());
+      outgoing.counter = 0;
+    }
+    outgoing.nonce.writeUInt32BE(outgoing.counter++, PREFIX_BYTES);
+    return outgoing.nonce;
+  }
+
+  /** One that nobody has had as far as we know. */
+  #freshPrefix(): Uint8Array {
     let prefix: Uint8Array;
     do prefix = randomBytes(PREFIX_BYTES);
     while (!this.#senders.claim(prefix));
-    this.#next.set(prefix);
-    this.#counter = 0;
+    return prefix;
   }
 }

@@ -14,6 +14,8 @@ export interface PciAccess {
   regionSize(region: number): number;
   /** Has signals of this eventfd write `value`, `size` bytes of it, to `offset` of a region, without a way through this thread where that is possible. The fd stays the caller's. */
   wire(region: number, offset: number, value: number, size: 1 | 2 | 4, eventfd: OwnedFd): Promise<void>;
+  /** An eventfd of the function's own: a signal there is the same as any write at `offset`, and takes no way through this thread. Null: there is none, use `wire`. It stays this access's. */
+  doorbell?(region: number, offset: number): OwnedFd | null;
   /** MSI-X vectors that there are. */
   readonly vectors: number;
   /** Connects MSI-X vectors, from the first one on, to these eventfds, which stay the caller's, and enables MSI-X. */

@@ -13,7 +13,11 @@ export interface UpgradeWish {
   readonly device?: string;
   readonly port?: string;
   readonly offload?: string;
+  /** Descriptors of each queue, where they are the NIC's to choose. */
+  readonly bufs?: number;
   readonly spin?: boolean;
+  /** How long the guest may take, seconds. */
+  readonly timeout?: number;
 }
 
 export interface UpgradeReport {
@@ -81,7 +85,14 @@ export const MAX_REQUEST = 4096;
 /** Bytes of an answer: 64 queues take some 64 KiB. */
 export const MAX_ANSWER = 1 << 20;
 
-const WISHES = { device: 'string', port: 'string', offload: 'string', spin: 'boolean' } as const;
+const WISHES = {
+  device: 'string',
+  port: 'string',
+  offload: 'string',
+  bufs: 'number',
+  spin: 'boolean',
+  timeout: 'number',
+} as const;
 
 /** Has a request carried out. Never rejects: what went wrong is in the answer. */
 export async function answerTo(line: string, controlled: Controlled): Promise<string> {

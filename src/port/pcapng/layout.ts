@@ -59,6 +59,11 @@ export const OPTION_COMMENT = 1;
 export const OPTION_PACKET_FLAGS = 2;
 export const OPTION_INTERFACE_NAME = 2;
 export const OPTION_APPLICATION = 4;
+/** A unit of time: base^-exponent seconds; the exponent has 7 bits. */
+export interface Resolution {
+  readonly base: 2 | 10;
+  readonly exponent: number;
+}
 export const OPTION_RESOLUTION = 9; // u8: 10^-n seconds, or 2^-n with the top bit set
 export const OPTION_TIME_OFFSET = 14; // i64 seconds
 

@@ -2,12 +2,13 @@
  * Reads capture files, pcapng and classic pcap, both byte orders: where each frame's bytes are, how many, and when it was seen.
  *
  *     const reader = new CaptureReader(fd);
- *     while (reader.next() === FRAME) …reader.position, reader.length, reader.timestamp()
+ *     while (reader.next() === FRAME) …reader.position, reader.length, reader.time()
  *     if (reader.fault) …the file is damaged from there on
  *
  * The reader finds frames and does not touch their bytes. A block is believed only as a whole: its lengths agree with each other, with
  * the limits and with the file. At the first that is not, the file ends, and `fault` says where and why.
  */
+import { Clock } from './clock.js';
 import { FileWalk, PIECE } from './file-walk.js';
 import * as L from './layout.js';
 
@@ -26,10 +27,7 @@ const MAX_HEAD = 1 + L.MAX_INTERFACES;
 interface Interface {
   /** Captured bytes of a frame at most. */
   readonly snap: number;
-  /** Units of time a second. */
-  readonly resolution: bigint;
-  /** Seconds to add to each timestamp. */
-  readonly offset: bigint;
+  readonly clock: Clock;
 }
 
 export class CaptureReader {
@@ -73,17 +71,12 @@ export class CaptureReader {
     for (let blocks = 1; blocks < MAX_HEAD && !this.#ended && this.#isHead(); blocks++) this.#step();
   }
 
-  /** Nanoseconds since 1970, rounded down. Not for the hot path. */
-  timestamp(): bigint {
-    if (this.#format === 'pcap') {
-      return (
-        BigInt(this.#timeHigh) * 1_000_000_000n +
-        BigInt(this.#timeLow) * (1_000_000_000n / this.#interfaces[0]!.resolution)
-      );
-    }
-    const { resolution, offset } = this.#interfaces[this.interfaceId]!;
-    const units = (BigInt(this.#timeHigh) << 32n) | BigInt(this.#timeLow);
-    return (units * 1_000_000_000n) / resolution + offset * 1_000_000_000n;
+  /** When the frame was seen, if it is timed: nanoseconds since 1970 in the halves of what this gives, until the next call. */
+  time(): { readonly high: number; readonly low: number } {
+    const { clock } = this.#interfaces[this.interfaceId]!;
+    if (this.#format === 'pcap') clock.readSeconds(this.#timeHigh, this.#timeLow);
+    else clock.read(this.#timeHigh, this.#timeLow);
+    return clock;
   }
 
   #isHead(): boolean {
@@ -107,8 +100,8 @@ export class CaptureReader {
     for (const littleEndian of [true, false]) {
       walk.littleEndian = littleEndian;
       const sign = walk.u32(0);
-      if (sign === L.CLASSIC_MICROSECONDS) return this.#classic(1_000_000n);
-      if (sign === L.CLASSIC_NANOSECONDS) return this.#classic(1_000_000_000n);
+      if (sign === L.CLASSIC_MICROSECONDS) return this.#classic(6);
+      if (sign === L.CLASSIC_NANOSECONDS) return this.#classic(9);
     }
     return this.#stop(
       `is neither pcapng nor pcap (it begins with ${walk.u32(0).toString(16).padStart(8, '0')})`,
@@ -117,7 +110,7 @@ export class CaptureReader {
 
   // ---- classic pcap ----
 
-  #classic(resolution: bigint): number {
+  #classic(exponent: number): number {
     const walk = this.#walk;
     if (!walk.has(L.CLASSIC_HEADER)) return this.#stop('ends within its header');
     const version = walk.u16(L.CLASSIC_MAJOR);
@@ -125,7 +118,7 @@ export class CaptureReader {
     const link = walk.u32(L.CLASSIC_LINK) & 0xffff;
     if (link !== L.LINK_ETHERNET)
       return this.#stop(`has link type ${link}, not Ethernet (${L.LINK_ETHERNET})`);
-    this.#interfaces = [{ snap: L.MAX_FRAME, resolution, offset: 0n }];
+    this.#interfaces = [{ snap: L.MAX_FRAME, clock: new Clock({ base: 10, exponent }) }];
     this.#format = 'pcap';
     walk.position += L.CLASSIC_HEADER;
     return OTHER;
@@ -214,7 +207,7 @@ export class CaptureReader {
     }
     if (this.#interfaces.length === L.MAX_INTERFACES)
       return this.#stop(`has more than ${L.MAX_INTERFACES} interfaces`);
-    let resolution = 1_000_000n;
+    let resolution: L.Resolution = { base: 10, exponent: 6 };
     let offset = 0n;
     const end = length - 4;
     for (let at = L.INTERFACE_OPTIONS; at + 4 <= end; ) {
@@ -223,15 +216,15 @@ export class CaptureReader {
       if (code === L.OPTION_END) break;
       if (at + 4 + L.padded(size) > end) return this.#stop('has an option that runs out of its block');
       if (code === L.OPTION_RESOLUTION && size === 1) {
-        const exponent = walk.u8(at + 4);
-        resolution = (exponent & 0x80 ? 2n : 10n) ** BigInt(exponent & 0x7f);
+        const byte = walk.u8(at + 4);
+        resolution = { base: byte & 0x80 ? 2 : 10, exponent: byte & 0x7f };
       } else if (code === L.OPTION_TIME_OFFSET && size === 8) {
         offset = walk.i64(at + 4);
       }
       at += 4 + L.padded(size);
     }
     const snap = walk.u32(L.INTERFACE_SNAP) || L.MAX_FRAME; // 0: no limit
-    this.#interfaces.push({ snap, resolution, offset });
+    this.#interfaces.push({ snap, clock: new Clock(resolution, offset) });
     return OTHER;
   }
 

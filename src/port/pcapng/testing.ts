@@ -107,13 +107,19 @@ export function readCapture(path: string): { frames: Seen[]; fault: string } {
     while (reader.next() === FRAME) {
       const bytes = new Uint8Array(reader.length);
       readSync(fd, bytes, 0, reader.length, reader.position);
-      const ns = reader.timed ? reader.timestamp() : null;
+      const ns = reader.timed ? nanoseconds(reader) : null;
       frames.push({ bytes, original: reader.originalLength, ns, interfaceId: reader.interfaceId });
     }
     return { frames, fault: reader.fault };
   } finally {
     closeSync(fd);
   }
+}
+
+/** When the frame was seen. */
+export function nanoseconds(reader: CaptureReader): bigint {
+  const { high, low } = reader.time();
+  return (BigInt(high) << 32n) | BigInt(low);
 }
 
 /** Writes capture files field by field, right or wrong. */

@@ -89,7 +89,7 @@ test('frames with a stamp have it as their time, and their mark in a comment; ot
     );
     const frames = bench.window.words[(batch.address + D.BATCH_FRAMES) >>> 2]!;
     for (const [i, stamp] of stamps.entries()) {
-      batch.setStamp(i, stamp);
+      batch.setStamp(i, Number(stamp >> 32n), Number(stamp & 0xffff_ffffn));
       bench.window.words[(frames + i * D.FRAME_SIZE + D.FRAME_MARK) >>> 2] = marks[i]!;
     }
     bench.window.words[(batch.address + D.BATCH_METADATA) >>> 2] = metadata;

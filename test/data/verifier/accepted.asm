@@ -892,3 +892,79 @@ done:
   ldxw %r2, [%r1+16]
   mov %r0, %r2
   exit
+
+=== an address given to a helper that does not look at it
+! accepted
+  mov %r1, %r10
+  mov %r2, 7
+  call helper 0x4b8f000a
+  mov %r0, 0
+  exit
+
+=== a buffer mapped for the device, by what the context says of it
+! context 4096
+! accepted
+  ldxdw %r2, [%r1+64]
+  ldxw %r3, [%r1+72]
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0005
+  ldxdw %r0, [%r10-8]
+  exit
+
+=== a helper that writes behind a confined guard leaves the stack alone
+! guarded context
+! accepted 3
+  stxdw [%r10-8], %r1
+  ldxdw %r2, [%r1+0]
+  add %r1, %r2
+  call 2
+  ldxdw %r1, [%r10-8]
+  ldxb %r0, [%r1+0]
+  exit
+
+=== a helper that writes behind a guard may overwrite a pointer
+! accepted 3 5
+  stxdw [%r10-8], %r1
+  ldxdw %r2, [%r1+0]
+  add %r1, %r2
+  call 2
+  ldxdw %r1, [%r10-8]
+  ldxb %r0, [%r1+0]
+  exit
+
+=== nothing at all, given to a helper behind a confined guard, says nothing of the pointer
+! guarded context
+! accepted 6 7
+  ldxdw %r2, [%r1+0]
+  add %r2, %r1
+  mov %r6, %r2
+  ldxb %r3, [%r1+8]
+  and %r3, 7
+  mov %r1, 0
+  call 4
+  ldxb %r0, [%r6+0]
+  exit
+
+=== pointers into the context compared, far from its end
+! accepted 5
+  ldxw %r2, [%r1+0]
+  lsh %r2, 20
+  mov %r3, %r1
+  add %r3, %r2
+  jle %r3, %r1, end
+  ldxb %r0, [%r3+0]
+end:
+  mov %r0, 0
+  exit
+
+=== pointers that may lie anywhere compared for being the same
+! accepted
+  ldxdw %r2, [%r1+0]
+  mov %r3, %r1
+  add %r3, %r2
+  jne %r3, %r1, end
+  ldxb %r0, [%r3+63]
+end:
+  mov %r0, 0
+  exit

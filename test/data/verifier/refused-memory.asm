@@ -159,3 +159,12 @@ out:
   mov %r0, 1
   lock add [%r2-16], %r0
   exit
+
+=== memory that is not surely inside, for a helper named by a register, where guards are confined
+! guarded context
+! refused 3 it gives r1 to a helper by r3, and that is not surely inside the context
+  mov %r3, 2
+  ldxdw %r2, [%r1+0]
+  add %r1, %r2
+  callx %r3
+  exit

@@ -237,3 +237,124 @@
   ldxdw %r2, [%r1+0]
   stdw [%r2+0], 0
   exit
+
+=== the stack's address mapped for the device
+! context 4096
+! refused 7 passes to rx_buf_dma_map as argument 2 r2, which is a pointer (frame 0 + any number)
+  mov %r6, %r1
+  ldxdw %r3, [%r1+2096]
+  mov %r2, %r10
+  add %r2, %r3
+  mov %r3, 1
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0005
+  ldxdw %r2, [%r10-8]
+  stxdw [%r6+2104], %r2
+  mov %r0, 0
+  exit
+
+=== the context's address mapped for the device
+! context 4096
+! refused 4 passes to tx_buf_dma_map as argument 2 r2, which is a pointer (context+2096)
+  mov %r2, %r1
+  add %r2, 2096
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0007
+  mov %r0, 0
+  exit
+
+=== a pointer as a length
+! context 4096
+! refused 4 passes to rx_buf_dma_map as argument 3 r3, which is a pointer (frame 0+0)
+  mov %r2, 0
+  mov %r3, %r10
+  mov %r4, %r10
+  add %r4, -8
+  call helper 0x4b8f0005
+  mov %r0, 0
+  exit
+
+=== a pointer as a packet's metadata
+! refused 2 passes to pkt_meta_set as argument 2 r2, which is a pointer (frame 0+0)
+  mov %r2, %r10
+  mov %r3, 0
+  call helper 0x4b8f0042
+  exit
+
+=== a pointer as a packet's mark
+! refused 2 passes to pkt_meta_set as argument 3 r3, which is a pointer (context+0)
+  mov %r2, 0
+  mov %r3, %r1
+  call helper 0x4b8f0042
+  exit
+
+=== a pointer as the place of a checksum
+! refused 2 passes to pkt_l4_csum_md_set as argument 2 r2
+  mov %r2, %r1
+  mov %r3, 0
+  call helper 0x4b8f0002
+  exit
+
+=== a pointer printed
+! refused 2 passes to print_num as argument 2 r2, which is a pointer (context+0)
+  mov %r2, %r1
+  mov %r1, 0
+  call helper 0x4b8f000a
+  mov %r0, 0
+  exit
+
+=== a pointer from the stack as a number
+! refused 3 passes to mix as argument 2 r2, which is a pointer
+  stxdw [%r10-8], %r1
+  ldxdw %r2, [%r10-8]
+  add %r2, 8
+  call 5
+  exit
+
+=== a pointer as a number, to a helper that is named by a register
+! refused 2 passes to mix as argument 2 r2
+  mov %r2, %r1
+  mov %r6, 5
+  callx %r6
+  exit
+
+=== bits of an address tested
+! refused 1 it compares frame 0+0 with frame 0+0
+  mov %r0, 0
+  jset %r10, %r10, +0
+  exit
+
+=== bits of an address tested by another one
+! refused 3 it compares context+8 with context+0
+  mov %r0, 0
+  mov %r2, %r1
+  add %r2, 8
+  jset %r2, %r1, +0
+  exit
+
+=== an address compared with one that a number from the context may have wrapped
+! refused 4 it compares context + any number with context+0
+  ldxdw %r2, [%r1+0]
+  mov %r0, 0
+  mov %r3, %r1
+  add %r3, %r2
+  jgt %r3, %r1, +0
+  exit
+
+=== an address compared with one that may lie below 0
+! refused 3 it compares context-4096 with context+0
+  mov %r0, 0
+  mov %r2, %r1
+  add %r2, -4096
+  jlt %r2, %r1, +0
+  exit
+
+=== an address that may be anything compared with 0
+! refused 3 it compares context + any number with 0
+  ldxdw %r2, [%r1+0]
+  mov %r0, 0
+  add %r1, %r2
+  jeq %r1, 0, +0
+  exit

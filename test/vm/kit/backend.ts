@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Cable } from '../../../src/vm/cable.js';
 import type { VhostUserNic } from '../../../src/vm/command-line.js';
 import { Program } from '../../link/program.js';
-import { Cable } from './cable.js';
 
 /** A NIC to be. */
 export interface Wish {

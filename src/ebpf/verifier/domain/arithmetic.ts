@@ -36,6 +36,7 @@ import {
   shiftRightSignedBits,
   subBits,
   type Tnum,
+  tnum,
   xorBits,
 } from './tnum.js';
 
@@ -146,7 +147,7 @@ export function truncate(a: Num, bits: number): Num {
 
 /** The low `bits` bits with their bytes reversed: only the known bits come along. */
 export function swap(a: Num, bits: number): Num {
-  const swapped = { value: swapBytes(a.bits.value, bits), mask: swapBytes(a.bits.mask, bits) };
+  const swapped = tnum(swapBytes(a.bits.value, bits), swapBytes(a.bits.mask, bits));
   return reduce(FULL[64], FULL[32], swapped)!;
 }
 

@@ -6,9 +6,9 @@
  * ```
  */
 import { JMP } from '../../isa.js';
-import { type Bounds, boundsInclude, max, min, type Width } from './bounds.js';
+import { type Bounds, boundsInclude, boundsOf, max, min, type Width } from './bounds.js';
 import { meet, meetLow, type Num, reduce } from './number.js';
-import { andBits, lowBits } from './tnum.js';
+import { ALL_64, andBits, lowBits, tnum } from './tnum.js';
 
 type Relation = 'eq' | 'ne' | 'ltu' | 'leu' | 'lts' | 'les' | 'set' | 'clear';
 
@@ -50,6 +50,23 @@ export type Pair = readonly [a: Num, b: Num];
  * The two operands of the jump `op` (a value of JMP) after it was taken, or was not. Null when it cannot come out so.
  */
 export function refine(op: number, width: Width, taken: boolean, a: Num, b: Num): Pair | null {
+  const key = 4 * op + (width === 64 ? 2 : 0) + (taken ? 1 : 0);
+  const index = (a.serial * 31 + b.serial * 7 + key) & (REMEMBERED - 1);
+  const before = memory[index];
+  if (before !== undefined && before.key === key && before.a === a && before.b === b) return before.pair;
+  const pair = refined(op, width, taken, a, b);
+  memory[index] = { key, a, b, pair };
+  return pair;
+}
+
+/** Compared before, as in arithmetic.ts. */
+const REMEMBERED = 512;
+const memory: (
+  | { readonly key: number; readonly a: Num; readonly b: Num; readonly pair: Pair | null }
+  | undefined
+)[] = new Array(REMEMBERED).fill(undefined);
+
+function refined(op: number, width: Width, taken: boolean, a: Num, b: Num): Pair | null {
   let { relation, swapped } = TAKEN[op]!;
   if (!taken) {
     const rule = NEGATED[relation];
@@ -86,20 +103,20 @@ type Narrow = (width: Width, a: Bounds, b: Bounds) => readonly [Bounds, Bounds];
 
 const ORDER: Readonly<Record<'ltu' | 'leu' | 'lts' | 'les', Narrow>> = {
   ltu: (_, a, b) => [
-    { ...a, uhi: min(a.uhi, b.uhi - 1n) },
-    { ...b, ulo: max(b.ulo, a.ulo + 1n) },
+    boundsOf(a.ulo, min(a.uhi, b.uhi - 1n), a.slo, a.shi),
+    boundsOf(max(b.ulo, a.ulo + 1n), b.uhi, b.slo, b.shi),
   ],
   leu: (_, a, b) => [
-    { ...a, uhi: min(a.uhi, b.uhi) },
-    { ...b, ulo: max(b.ulo, a.ulo) },
+    boundsOf(a.ulo, min(a.uhi, b.uhi), a.slo, a.shi),
+    boundsOf(max(b.ulo, a.ulo), b.uhi, b.slo, b.shi),
   ],
   lts: (_, a, b) => [
-    { ...a, shi: min(a.shi, b.shi - 1n) },
-    { ...b, slo: max(b.slo, a.slo + 1n) },
+    boundsOf(a.ulo, a.uhi, a.slo, min(a.shi, b.shi - 1n)),
+    boundsOf(b.ulo, b.uhi, max(b.slo, a.slo + 1n), b.shi),
   ],
   les: (_, a, b) => [
-    { ...a, shi: min(a.shi, b.shi) },
-    { ...b, slo: max(b.slo, a.slo) },
+    boundsOf(a.ulo, a.uhi, a.slo, min(a.shi, b.shi)),
+    boundsOf(b.ulo, b.uhi, max(b.slo, a.slo), b.shi),
   ],
 };
 
@@ -109,12 +126,12 @@ const differing: Narrow = (_, a, b) => {
 };
 
 function without(from: Bounds, one: Bounds): Bounds {
-  return {
-    ulo: from.ulo === one.ulo ? from.ulo + 1n : from.ulo,
-    uhi: from.uhi === one.ulo ? from.uhi - 1n : from.uhi,
-    slo: from.slo === one.slo ? from.slo + 1n : from.slo,
-    shi: from.shi === one.slo ? from.shi - 1n : from.shi,
-  };
+  return boundsOf(
+    from.ulo === one.ulo ? from.ulo + 1n : from.ulo,
+    from.uhi === one.ulo ? from.uhi - 1n : from.uhi,
+    from.slo === one.slo ? from.slo + 1n : from.slo,
+    from.shi === one.slo ? from.shi - 1n : from.shi,
+  );
 }
 
 function ordered(width: Width, a: Num, b: Num, narrow: Narrow): Pair | null {
@@ -153,10 +170,12 @@ function masked(relation: 'set' | 'clear', width: Width, a: Num, b: Num): Pair |
 function withZeros(number: Num, zeros: bigint): Num | null {
   const { value, mask } = number.bits;
   if ((value & zeros) !== 0n) return null;
-  return (mask & zeros) === 0n ? number : reduce(number.wide, number.low, { value, mask: mask & ~zeros });
+  return (mask & zeros) === 0n
+    ? number
+    : reduce(number.wide, number.low, tnum(value, mask & (ALL_64 ^ zeros)));
 }
 
 function withOnes(number: Num, ones: bigint): Num | null {
   const { value, mask } = number.bits;
-  return reduce(number.wide, number.low, { value: value | (mask & ones), mask: mask & ~ones });
+  return reduce(number.wide, number.low, tnum(value | (mask & ones), mask & (ALL_64 ^ ones)));
 }

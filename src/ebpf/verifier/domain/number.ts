@@ -8,7 +8,19 @@
  * ```
  * γ of a `Num` are the 64-bit numbers that fit all three. It is never empty: what would be is null (`reduce`, `meet`).
  */
-import { type Bounds, boundsInclude, exactly, FULL, joinBounds, max, meetBounds, min } from './bounds.js';
+import {
+  type Bounds,
+  boundsInclude,
+  boundsOf,
+  exactly,
+  FULL,
+  fromTo,
+  joinBounds,
+  max,
+  meetBounds,
+  min,
+  sameBounds,
+} from './bounds.js';
 import {
   ALL_32,
   ALL_64,
@@ -19,16 +31,20 @@ import {
   bitsOfRange,
   joinBits,
   lowBits,
+  lowKnown,
   meetBits,
+  sameBits,
   type Tnum,
+  tnum,
 } from './tnum.js';
 
 export class Num {
+  // Declared, not defined: they are made often, and the constructor fills all.
   /** Tells objects apart, for tables of what was computed before. */
-  readonly serial: number;
-  readonly wide: Bounds;
-  readonly low: Bounds;
-  readonly bits: Tnum;
+  declare readonly serial: number;
+  declare readonly wide: Bounds;
+  declare readonly low: Bounds;
+  declare readonly bits: Tnum;
 
   constructor(wide: Bounds, low: Bounds, bits: Tnum) {
     this.serial = serials++;
@@ -61,7 +77,8 @@ function makeConstant(value: bigint): Num {
 
 /** The unsigned value if there is but one, else null. */
 export function constantOf(number: Num): bigint | null {
-  return number.bits.mask === 0n ? number.bits.value : null;
+  const { bits } = number;
+  return bits.mask === 0n ? bits.value : null;
 }
 
 /** What a load of so many bytes may give. */
@@ -71,18 +88,18 @@ export function loaded(bytes: number, signed: boolean): Num {
 
 function fullUnsigned(bits: number): Num {
   const hi = (1n << BigInt(bits)) - 1n;
-  const wide = { ulo: 0n, uhi: hi, slo: 0n, shi: hi };
-  return new Num(wide, bits === 32 ? FULL[32] : wide, { value: 0n, mask: hi });
+  const wide = fromTo(0n, hi);
+  return new Num(wide, bits === 32 ? FULL[32] : wide, tnum(0n, hi));
 }
 
 /** All unsigned numbers from lo to hi. */
 export function unsignedRange(lo: bigint, hi: bigint): Num {
-  return reduce({ ...FULL[64], ulo: lo, uhi: hi }, FULL[32], ANY_BITS)!;
+  return reduce(boundsOf(lo, hi, FULL[64].slo, FULL[64].shi), FULL[32], ANY_BITS)!;
 }
 
 /** All signed numbers from lo to hi. */
 export function signedRange(lo: bigint, hi: bigint): Num {
-  return reduce({ ...FULL[64], slo: lo, shi: hi }, FULL[32], ANY_BITS)!;
+  return reduce(boundsOf(FULL[64].ulo, FULL[64].uhi, lo, hi), FULL[32], ANY_BITS)!;
 }
 
 /** Whether a concrete number, unsigned, is one of these. */
@@ -112,7 +129,7 @@ export function meet(a: Num, b: Num): Num | null {
 
 /** The numbers of a whose low 32 bits may be those of b. */
 export function meetLow(a: Num, b: Num): Num | null {
-  const known = { value: b.bits.value & ALL_32, mask: b.bits.mask | (ALL_64 ^ ALL_32) };
+  const known = lowKnown(b.bits);
   if (!bitsAgree(a.bits, known)) return null;
   return reduce(a.wide, meetBounds(a.low, b.low), meetBits(a.bits, known));
 }
@@ -124,7 +141,7 @@ export function zeroExtended({ low, bits }: Num): Num {
 
 /** A number that is its low half. The bounds must not be empty. */
 export function lowNumber(low: Bounds, bits: Tnum): Num {
-  return reduce({ ulo: low.ulo, uhi: low.uhi, slo: low.ulo, shi: low.uhi }, low, bits)!;
+  return reduce(fromTo(low.ulo, low.uhi), low, bits)!;
 }
 
 /** Rounds of `reduce`. More would find little more; fewer are sound as well. */
@@ -133,7 +150,7 @@ const ROUNDS = 3;
 /** Lets each description sharpen the others. Null when no number fits all of them. */
 export function reduce(wide: Bounds, half: Bounds, known: Tnum): Num | null {
   if (wide.uhi < HALF_32) return reduceSmall(wide, half, known);
-  if (known.mask === ALL_64 && isFull(half, FULL[32]) && isFull(wide, FULL[64])) return ANY;
+  if (known.mask === ALL_64 && sameBounds(half, FULL[32]) && sameBounds(wide, FULL[64])) return ANY;
   let { ulo, uhi, slo, shi } = wide;
   let low = half;
   let bits = known;
@@ -163,22 +180,35 @@ export function reduce(wide: Bounds, half: Bounds, known: Tnum): Num | null {
     if (ulo > uhi || slo > shi || low.ulo > low.uhi || low.slo > low.shi) return null;
     // Ranges fix the bits above the highest one in which their ends differ.
     const ofWide = bitsOfRange(ulo, uhi);
-    const ofLow = bitsOfRange(low.ulo, low.uhi);
     if (!bitsAgree(bits, ofWide)) return null;
     bits = meetBits(bits, ofWide);
-    const lowKnown = { value: ofLow.value, mask: ofLow.mask | (ALL_64 ^ ALL_32) };
-    if (!bitsAgree(bits, lowKnown)) return null;
-    bits = meetBits(bits, lowKnown);
+    const ofLow = lowKnown(bitsOfRange(low.ulo, low.uhi));
+    if (!bitsAgree(bits, ofLow)) return null;
+    bits = meetBits(bits, ofLow);
     if (round > 0 && bits.mask === mask) break;
   }
   if (bits.mask === 0n) return bits.value < ulo || bits.value > uhi ? null : constant(bits.value);
-  // One object for what loads give, so that what is computed from it can be remembered.
-  if (bits.value === 0n && ulo === 0n && bits.mask === uhi && isFull(low, FULL[32])) {
+  // What loads give is one object for good: see `isUnknown` in frame.ts.
+  if (bits.value === 0n && ulo === 0n && bits.mask === uhi && sameBounds(low, FULL[32])) {
     if (uhi === ALL_32) return LOADED.get(4)!;
     if (uhi === ALL_64 && slo === FULL[64].slo && shi === FULL[64].shi) return ANY;
   }
-  return new Num({ ulo, uhi, slo, shi }, low, bits);
+  const mix = Number((ulo ^ (uhi << 1n) ^ (shi << 2n) ^ (bits.value << 3n)) & MIX);
+  const before = made[mix];
+  if (before !== undefined && sameBounds(before.low, low) && sameBits(before.bits, bits)) {
+    const { wide } = before;
+    if (wide.ulo === ulo && wide.uhi === uhi && wide.slo === slo && wide.shi === shi) return before;
+  }
+  return (made[mix] = new Num(boundsOf(ulo, uhi, slo, shi), low, bits));
 }
+
+/**
+ * Numbers made before, by a mix of what they are. The same one is the same object again, as long as its place is not needed for another: then what was
+ * computed from it is found again, and comparing it with itself costs nothing.
+ */
+const MADE = 512;
+const MIX = BigInt(MADE - 1);
+const made: (Num | undefined)[] = new Array(MADE).fill(undefined);
 
 /** The same for numbers below 2^31, most of those that programs work with: all four bounds are one, and fit plain numbers. */
 function reduceSmall(wide: Bounds, half: Bounds, known: Tnum): Num | null {
@@ -200,13 +230,14 @@ function reduceSmall(wide: Bounds, half: Bounds, known: Tnum): Num | null {
     if (round > 0 && mask === before) break;
   }
   if (mask === 0) return value < lo || value > hi ? null : constant(BigInt(value));
-  const [ulo, uhi] = [BigInt(lo), BigInt(hi)];
-  const bounds = { ulo, uhi, slo: ulo, shi: uhi };
-  return new Num(bounds, bounds, { value: BigInt(value), mask: BigInt(mask) });
-}
-
-function isFull({ ulo, uhi, slo, shi }: Bounds, full: Bounds): boolean {
-  return ulo === full.ulo && uhi === full.uhi && slo === full.slo && shi === full.shi;
+  const [ulo, uhi, some] = [BigInt(lo), BigInt(hi), BigInt(value)];
+  const mix = (lo ^ (hi << 1) ^ (value << 3)) & (MADE - 1);
+  const before = made[mix];
+  if (before !== undefined && before.wide.uhi === uhi && before.wide.ulo === ulo) {
+    if (before.bits.value === some && before.bits.mask === BigInt(mask)) return before;
+  }
+  const bounds = fromTo(ulo, uhi);
+  return (made[mix] = new Num(bounds, bounds, tnum(some, BigInt(mask))));
 }
 
 /** Unsigned bounds out of signed ones and the other way round. */
@@ -220,7 +251,7 @@ function bothSigns(width: 32 | 64, ulo: bigint, uhi: bigint, slo: bigint, shi: b
     ulo = max(ulo, BigInt.asUintN(width, slo));
     uhi = min(uhi, BigInt.asUintN(width, shi));
   }
-  return { ulo, uhi, slo, shi };
+  return boundsOf(ulo, uhi, slo, shi);
 }
 
 const SIZES = [1, 2, 4, 8];

@@ -15,16 +15,21 @@ export interface Tnum {
 export const ALL_64 = 0xffff_ffff_ffff_ffffn;
 export const ALL_32 = 0xffff_ffffn;
 
-export const ANY_BITS: Tnum = { value: 0n, mask: ALL_64 };
+/** All are made here. */
+export function tnum(value: bigint, mask: bigint): Tnum {
+  return { value, mask };
+}
+
+export const ANY_BITS = tnum(0n, ALL_64);
 
 export function bitsOf(value: bigint): Tnum {
-  return { value, mask: 0n };
+  return tnum(value, 0n);
 }
 
 /** Those of the numbers from lo to hi: the bits above the highest one in which the ends differ. */
 export function bitsOfRange(lo: bigint, hi: bigint): Tnum {
   const mask = lowOnes(lo ^ hi);
-  return { value: lo & ~mask, mask };
+  return tnum(lo & (ALL_64 ^ mask), mask);
 }
 
 /** By length: so many ones at the low end. */
@@ -38,37 +43,42 @@ function lowOnes(value: bigint): bigint {
 
 /** Whether some number has the bits of both; `meetBits` is only for such. */
 export function bitsAgree(a: Tnum, b: Tnum): boolean {
-  return ((a.value ^ b.value) & ~a.mask & ~b.mask) === 0n;
+  return ((a.value ^ b.value) & (ALL_64 ^ (a.mask | b.mask))) === 0n;
+}
+
+export function sameBits(a: Tnum, b: Tnum): boolean {
+  return a.value === b.value && a.mask === b.mask;
 }
 
 export function meetBits(a: Tnum, b: Tnum): Tnum {
   const mask = a.mask & b.mask;
-  return { value: (a.value | b.value) & ~mask, mask };
+  return tnum((a.value | b.value) & (ALL_64 ^ mask), mask);
 }
 
 export function joinBits(a: Tnum, b: Tnum): Tnum {
   const mask = a.mask | b.mask | (a.value ^ b.value);
-  return { value: a.value & ~mask, mask };
+  return tnum(a.value & (ALL_64 ^ mask), mask);
 }
 
 /** Whether every number of b is one of a. */
 export function bitsInclude(a: Tnum, b: Tnum): boolean {
-  return (b.mask & ~a.mask) === 0n && (b.value & ~a.mask) === a.value;
+  const known = ALL_64 ^ a.mask;
+  return (b.mask & known) === 0n && (b.value & known) === a.value;
 }
 
 export function andBits(a: Tnum, b: Tnum): Tnum {
   const value = a.value & b.value;
-  return { value, mask: (a.value | a.mask) & (b.value | b.mask) & ~value };
+  return tnum(value, (a.value | a.mask) & (b.value | b.mask) & (ALL_64 ^ value));
 }
 
 export function orBits(a: Tnum, b: Tnum): Tnum {
   const value = a.value | b.value;
-  return { value, mask: (a.mask | b.mask) & ~value };
+  return tnum(value, (a.mask | b.mask) & (ALL_64 ^ value));
 }
 
 export function xorBits(a: Tnum, b: Tnum): Tnum {
   const mask = a.mask | b.mask;
-  return { value: (a.value ^ b.value) & ~mask, mask };
+  return tnum((a.value ^ b.value) & (ALL_64 ^ mask), mask);
 }
 
 /** The sum's bits are known where both are and where no carry may or may not arrive. */
@@ -76,7 +86,7 @@ export function addBits(a: Tnum, b: Tnum): Tnum {
   const least = a.value + b.value;
   const most = least + a.mask + b.mask;
   const mask = ((least ^ most) | a.mask | b.mask) & ALL_64;
-  return { value: least & ~mask & ALL_64, mask };
+  return tnum(least & (ALL_64 ^ mask), mask);
 }
 
 export function subBits(a: Tnum, b: Tnum): Tnum {
@@ -84,7 +94,7 @@ export function subBits(a: Tnum, b: Tnum): Tnum {
   const most = difference + a.mask;
   const least = difference - b.mask;
   const mask = BigInt.asUintN(64, (most ^ least) | a.mask | b.mask);
-  return { value: BigInt.asUintN(64, difference) & ~mask, mask };
+  return tnum(BigInt.asUintN(64, difference) & (ALL_64 ^ mask), mask);
 }
 
 /** By a known number: a sum of shifts, one for each of its ones. Else only the zeros at the low end are kept. */
@@ -92,7 +102,7 @@ export function mulBits(a: Tnum, b: Tnum): Tnum {
   if (a.mask === 0n) return mulByConstant(b, a.value);
   if (b.mask === 0n) return mulByConstant(a, b.value);
   const zeros = lowZeros(a) + lowZeros(b);
-  return { value: 0n, mask: zeros >= 64 ? 0n : (ALL_64 << BigInt(zeros)) & ALL_64 };
+  return tnum(0n, zeros >= 64 ? 0n : (ALL_64 << BigInt(zeros)) & ALL_64);
 }
 
 function mulByConstant(a: Tnum, factor: bigint): Tnum {
@@ -109,22 +119,27 @@ function lowZeros({ value, mask }: Tnum): number {
 }
 
 export function shiftLeftBits(a: Tnum, count: bigint): Tnum {
-  return { value: (a.value << count) & ALL_64, mask: (a.mask << count) & ALL_64 };
+  return tnum((a.value << count) & ALL_64, (a.mask << count) & ALL_64);
 }
 
 export function shiftRightBits(a: Tnum, count: bigint): Tnum {
-  return { value: a.value >> count, mask: a.mask >> count };
+  return tnum(a.value >> count, a.mask >> count);
 }
 
 /** The top bit of `width` bits, known or not, fills the room. */
 export function shiftRightSignedBits(a: Tnum, count: bigint, width: 32 | 64): Tnum {
-  return {
-    value: BigInt.asUintN(width, BigInt.asIntN(width, a.value) >> count),
-    mask: BigInt.asUintN(width, BigInt.asIntN(width, a.mask) >> count),
-  };
+  return tnum(
+    BigInt.asUintN(width, BigInt.asIntN(width, a.value) >> count),
+    BigInt.asUintN(width, BigInt.asIntN(width, a.mask) >> count),
+  );
 }
 
 /** The low 32 bits; zeros above. */
 export function lowBits(a: Tnum): Tnum {
-  return { value: a.value & ALL_32, mask: a.mask & ALL_32 };
+  return tnum(a.value & ALL_32, a.mask & ALL_32);
+}
+
+/** The low 32 bits; nothing is known of those above. */
+export function lowKnown(a: Tnum): Tnum {
+  return tnum(a.value & ALL_32, a.mask | (ALL_64 ^ ALL_32));
 }
