@@ -7,6 +7,7 @@ import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
 import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
 import { VirtioNetFunction } from '../../src/pci/virtio/index.js';
 import { LEGACY } from '../../src/pci/virtio/numbers.js';
+import { areaWritten } from '../../src/ring/virtio/areas.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { GuestRings } from './guest-rings.js';
 import { AT, BAR, MAC, pciTest, window } from './virtio-pci-rig.js';
@@ -154,6 +155,34 @@ pciTest('the largest packet is said where it is known', async start => {
   await rig.drive({ accept: F.VERSION_1 | NET_FEATURE.MTU });
   assert.match(rig.nic.dump(), /MTU 9000/);
 });
+
+for (const packed of [false, true]) {
+  pciTest(
+    `${packed ? 'packed' : 'split'}: areas that are only read, in memory that may not be written`,
+    async start => {
+      const rig = await start({ portSpec: 'source' });
+      const { fd, size, guestPhysicalAddress } = rig.ram;
+      // All of its memory once more, as an IOMMU shows what a driver has mapped for reading.
+      const again = guestPhysicalAddress + BigInt(size);
+      await rig.fn.setMemory(
+        [guestPhysicalAddress, again].map(gpa => ({
+          ...{ guestPhysicalAddress: gpa, hypervisorVirtualAddress: gpa, size: BigInt(size) },
+          ...{ mmapOffset: 0n, fd: fd.dup(), writable: gpa !== again },
+        })),
+      );
+      const enable = rig.enable.bind(rig);
+      const written = areaWritten(packed);
+      rig.enable = (index, num, areas, vector) => {
+        const at = (name: keyof typeof areas) => areas[name] + (written[name] ? 0n : BigInt(size));
+        const moved = { descriptor: at('descriptor'), driver: at('driver'), device: at('device') };
+        return enable(index, num, moved, vector);
+      };
+      await rig.drive({ accept: F.VERSION_1 | (packed ? F.RING_PACKED : 0n) });
+      await rig.flows();
+      assert.doesNotMatch(rig.log.join(), /warn/);
+    },
+  );
+}
 
 pciTest('queues are no longer than the NIC can have them', async start => {
   const limits = { queuePairs: 1, bufs: 100 };

@@ -167,14 +167,7 @@ export class VirtioPci implements VirtioTransport {
   }
 
   stop(): Promise<void> {
-    return this.#turns.take(async () => {
-      const plugged = this.#here();
-      try {
-        await letGo(plugged);
-      } finally {
-        closeCommands(plugged); // a device that does not reset itself is given up
-      }
-    });
+    return this.#turns.take(async () => letGo(this.#here()));
   }
 
   kick(ring: number): number {
@@ -279,8 +272,11 @@ export class VirtioPci implements VirtioTransport {
 /** The device uses nothing any more. Rejects with PciError. */
 async function letGo(plugged: Plugged): Promise<void> {
   plugged.running = false;
-  await plugged.registers.reset();
-  closeCommands(plugged);
+  try {
+    await plugged.registers.reset();
+  } finally {
+    closeCommands(plugged); // a device that does not reset itself is given up
+  }
 }
 
 /** A device that does not tell of a link has one. */
