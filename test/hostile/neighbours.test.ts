@@ -11,7 +11,7 @@ import { nicTest, RX, TX } from '../unit/nic-rig.js';
 
 const NOWHERE = 0xdead_0000_0000_0000n;
 const LENGTH = 64;
-const ENOUGH = 20_000;
+const ENOUGH = 10_000;
 
 /** Keeps a ring full, whatever the device has done with it. `ring`: window address of the opaque part. */
 type Filler = (ring: number, num: number) => () => void;

@@ -9,7 +9,7 @@ import { type NicRig, nicTest, RX, TX } from '../unit/nic-rig.js';
 
 const LENGTH = 60;
 /** Frames that each of the two sends: many times what ring and inbox hold. */
-const STORM = process.env.POLYNIC_LONG === 'hostile' ? 300_000 : 60_000;
+const STORM = process.env.POLYNIC_LONG === 'hostile' ? 300_000 : 30_000;
 
 /** A guest with an address of its own. */
 class Station {
