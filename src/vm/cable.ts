@@ -34,6 +34,8 @@ export interface Rates {
 
 export class Cable {
   readonly netns: OwnedFd;
+  /** Of the host's interface. */
+  readonly mac = HOST_MAC;
   readonly #taps: Tap[] = [];
 
   constructor() {
