@@ -1,98 +1,15 @@
-/**
- * Our virtio driver on a backend that others wrote: DPDK's vhost.
- *
- * ```
- *   source ──► driver ──► ring ──► testpmd, io ──► ring ──► driver ──► counts and looks at the numbers
- * ```
- * testpmd sends back what it gets. Numbers that are missing are those that it dropped itself, since it never waits.
- */
+/** Our virtio driver on DPDK's vhost: every kind of ring (for a minute each in test/soak), interfaces that go down, kills, either side listening. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before } from 'node:test';
-import { noTestpmd, Testpmd } from '../../src/bench/testpmd.js';
+import { Testpmd } from '../../src/bench/testpmd.js';
 import { socketChannel } from '../../src/control/bpfhv-proxy/index.js';
 import { eventually } from '../../src/linux/testing.js';
 import { UnixListener } from '../../src/linux/unix-listener.js';
-import { connectUnix } from '../../src/linux/unix-socket.js';
-import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
-import { guestTest, type VirtioGuest } from '../unit/virtio-driver-rig.js';
+import { guestTest } from '../unit/virtio-driver-rig.js';
+import { came, connect, everyRing, folder, goRound, missing } from './dpdk-vhost.js';
 
-const FRAMES = 20_000;
-const BUFS = 256;
-const missing = noTestpmd();
-const folder = mkdtempSync(join(tmpdir(), 'polynic-dpdk-vhost-'));
-before(() => missing !== null && console.log(`skipped: ${missing}`));
-after(() => rmSync(folder, { recursive: true }));
-
-const came = (guest: VirtioGuest): number =>
-  guest.netdev.lanes.reduce((sum, _, i) => sum + guest.swallowed(i).sequence, 0);
-
-/** Lets frames go round, then compares what both sides have counted. */
-async function goRound(guest: VirtioGuest, testpmd: Testpmd): Promise<void> {
-  try {
-    await eventually(() => came(guest) > FRAMES, 30_000);
-  } catch (error) {
-    throw new Error(
-      `${(error as Error).message}\n${guest.driver.dump()}\n${guest.log.join('\n')}\n${testpmd.output}`,
-    );
-  }
-  const counts = await testpmd.stop();
-  const { queues } = guest.driver.stats();
-  const packets = (direction: string) =>
-    queues.filter(queue => queue.direction === direction).reduce((sum, queue) => sum + queue.packets, 0);
-  const lanes = guest.netdev.lanes.length;
-  assert.ok(counts.received <= packets('tx') && packets('tx') <= counts.received + lanes * BUFS, 'sent');
-  await eventually(
-    () =>
-      counts.sent ===
-      guest.driver
-        .stats()
-        .queues.filter(({ index }) => index % 2 === 0)
-        .reduce((n, q) => n + q.packets, 0),
-  );
-  for (let lane = 0; lane < lanes; lane++)
-    assert.ok(guest.swallowed(lane).outOfOrder <= counts.dropped, 'order');
-  assert.ok(
-    queues.every(({ errors, dropped }) => errors === 0 && dropped === 0),
-    guest.driver.dump(),
-  );
-}
-
-/** testpmd's socket, connected to. */
-async function connect(guest: VirtioGuest, socket: string): Promise<void> {
-  await eventually(() => existsSync(socket), 15_000);
-  const connection = await eventually(() => {
-    try {
-      return connectUnix(socket);
-    } catch {
-      return null;
-    }
-  }, 15_000);
-  void guest.serve(socketChannel(connection));
-  await guest.driver.whenRunning();
-}
-
-for (const packed of [false, true])
-  for (const pairs of [1, 2]) {
-    const name = `${packed ? 'packed' : 'split'}, ${pairs} queue pair(s)`;
-    guestTest(
-      `DPDK's vhost, ${name}: frames go round`,
-      async start => {
-        const socket = join(folder, `${name.replaceAll(/\W+/g, '-')}.sock`);
-        const guest = await start({ packed, queuePairs: pairs, workers: pairs });
-        const testpmd = new Testpmd({ role: 'vhost', socket, mode: 'io', queues: pairs });
-        await connect(guest, socket);
-        assert.equal((guest.driver.features & F.RING_PACKED) !== 0n, packed);
-        assert.ok((guest.driver.features & F.MRG_RXBUF) !== 0n);
-        await goRound(guest, testpmd);
-        await testpmd.quit();
-        await eventually(() => !guest.driver.running);
-      },
-      missing ?? false,
-    );
-  }
+everyRing(0);
 
 guestTest(
   "DPDK's vhost: the interface goes down and up, then it is killed and another comes",

@@ -42,13 +42,14 @@ export interface RunningBackend {
   end(): Promise<{ readonly sent: number; readonly flow: FlowCounters }>;
 }
 
-/** A test on guests that end with it; then nothing may be left: descriptors, mappings, pieces of the arena. */
+/** A test on guests that end with it, after `seconds` and the usual time at the latest; then nothing may be left: descriptors, mappings, pieces of the arena. */
 export function guestTest(
   name: string,
   body: (start: (options?: GuestOptions) => Promise<VirtioGuest>) => Promise<void>,
   skip: string | false = false,
+  seconds = 0,
 ): void {
-  test(name, { skip, timeout: 60_000 }, async () => {
+  test(name, { skip, timeout: 60_000 + seconds * 1000 }, async () => {
     const held = () => ({ live: arena.live, fds: openFds(), mappings: openMappings() });
     const [before, all] = [held(), countProcessFds()];
     const guests: VirtioGuest[] = [];
