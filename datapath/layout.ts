@@ -202,7 +202,13 @@ export const VDRV_TABLES = 292; // u32 window address of an indirect table for e
 export const VDRV_TABLES_GPA = 296; // u64
 export const VDRV_TABLE_STRIDE = 304; // u32 bytes from one to the next
 export const VDRV_SENT = 308; // u32 address of u32 bytes, u32 position for each buffer that begins a frame which the device has
-export const VDRV_SIZE = 320;
+export const VDRV_ORDER = 312; // u32 with IN_ORDER: address of u16 first buffer, u16 id of each chain that the device has, a ring (vdrv-order.ts)
+export const VDRV_NEXT = 316; // u32 … of a split ring: the next descriptor
+export const VDRV_OFFERED = 320; // u32 … the entry behind the youngest one
+export const VDRV_OUT = 324; // u32 … how many there are
+export const VDRV_BACK = 328; // u32 … how many of them are known to be back
+export const VDRV_BACK_LENGTH = 332; // u32 … bytes in the last of these
+export const VDRV_SIZE = 384;
 export const VDRV_HEADROOM = 16;
 
 export const OWNER_FREE = 0;

@@ -10,8 +10,27 @@
  */
 import { bufferAt, setFree } from './buffers';
 import * as L from './layout';
+import {
+  advanceDescriptor,
+  headDescriptor,
+  isInOrder,
+  lengthOfTaken,
+  nextDescriptor,
+  noteNamed,
+  noteOffered,
+  nothingBack,
+  takeOldest,
+} from './vdrv-order';
 import { packedDescribe, packedLength, packedShow, packedTake, packedTaken } from './vdrv-packed';
-import { splitDescribe, splitLength, splitOffer, splitShow, splitTake } from './vdrv-split';
+import {
+  splitDescribe,
+  splitLength,
+  splitOffer,
+  splitReady,
+  splitShow,
+  splitTake,
+  splitTaken,
+} from './vdrv-split';
 
 const NO_NEXT: u32 = 0xffff;
 export const NOTHING: i32 = -1;
@@ -95,20 +114,38 @@ export function show(driver: usize, old: u32): i32 {
 /** The next chain that came back, by its first buffer; NOTHING, or NONSENSE. It is nobody's now: the caller has to free or use its buffers. */
 export function takeChain(driver: usize): i32 {
   const packed = isPacked(driver);
-  const id = packed ? packedTake(driver) : splitTake(driver);
-  if (id < 0) return <i32>id;
-  if (<u64>id >= load<u32>(driver, L.DRIVER_NUM)) return NONSENSE;
-  const buffer = <u32>id;
+  const back = isInOrder(driver)
+    ? nextInOrder(driver, packed)
+    : packed
+      ? packedTake(driver)
+      : splitTake(driver);
+  if (back < 0) return <i32>back;
+  if (<u64>back >= load<u32>(driver, L.DRIVER_NUM)) return NONSENSE;
+  const buffer = <u32>back;
   const descriptors = load<u32>(linkOf(driver, buffer)) >> 16;
   const owner = <usize>load<u32>(driver, L.DRIVER_OWNER) + buffer;
   if (descriptors == 0 || load<u8>(owner) != L.OWNER_DEVICE) return NONSENSE;
   if (packed) packedTaken(driver, descriptors);
+  else splitTaken(driver);
   setLink(driver, buffer, nextOf(driver, buffer), 0);
   return <i32>buffer;
 }
 
+/** With IN_ORDER, the same from the order in which they were offered. What the device has named before comes first. */
+function nextInOrder(driver: usize, packed: bool): i64 {
+  if (nothingBack(driver)) {
+    const id = packed ? packedTake(driver) : splitTake(driver);
+    if (id < 0) return id;
+    const length = packed ? packedLength() : splitLength();
+    const most = packed ? load<u32>(driver, L.VDRV_RING) : splitReady(driver); // a packed ring does not say how many
+    if (noteNamed(driver, <u32>id, length, most) == 0) return <i64>NONSENSE;
+  }
+  return <i64>takeOldest(driver);
+}
+
 /** The bytes that the device says it wrote into the chain that was taken last. */
 export function takenLength(driver: usize): u32 {
+  if (isInOrder(driver)) return lengthOfTaken(driver);
   return isPacked(driver) ? packedLength() : splitLength();
 }
 
@@ -131,7 +168,10 @@ export function holdBuffer(driver: usize, buffer: u32): void {
 
 function describe(driver: usize, id: u32, buffer: u32, gpa: u64, bytes: u32, flags: u32, next: u32): void {
   if (isPacked(driver)) packedDescribe(driver, id, gpa, bytes, flags);
-  else splitDescribe(driver, buffer, gpa, bytes, flags, next);
+  else if (isInOrder(driver)) {
+    const index = nextDescriptor(driver);
+    splitDescribe(driver, index, gpa, bytes, flags, advanceDescriptor(driver));
+  } else splitDescribe(driver, buffer, gpa, bytes, flags, next);
 }
 
 /** Describes part `b` of a frame, in the table if it has one; `next` is the buffer behind it, or NO_NEXT. The header goes with the first. */
@@ -179,7 +219,11 @@ function describeInTable(
 }
 
 function offered(driver: usize, first: u32): void {
-  if (!isPacked(driver)) splitOffer(driver, first);
+  const packed = isPacked(driver);
+  const inOrder = isInOrder(driver);
+  const id = inOrder && !packed ? headDescriptor(driver, load<u32>(linkOf(driver, first)) >> 16) : first;
+  if (!packed) splitOffer(driver, id);
+  if (inOrder) noteOffered(driver, first, id);
 }
 
 function sentAt(driver: usize, buffer: u32): usize {

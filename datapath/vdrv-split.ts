@@ -1,6 +1,6 @@
 /**
  * Split virtqueues, driver side: how chains are made available, and how they come back. Buffer i is always described by descriptor i, so that no
- * descriptor has to be looked for.
+ * descriptor has to be looked for; with IN_ORDER by the next one (vdrv-order.ts).
  *
  * ```
  *   descriptors   [0] [1] [2]──►[5] [3] …          a chain: the first buffer's, linked to the next one's
@@ -22,18 +22,18 @@ export function splitLength(): u32 {
   return length;
 }
 
-/** Describes a buffer by its descriptor; `next` is the one behind it when flags have NEXT. */
-export function splitDescribe(driver: usize, buffer: u32, gpa: u64, bytes: u32, flags: u32, next: u32): void {
-  const descriptor = <usize>load<u32>(driver, L.VDRV_DESCRIPTOR) + ((<usize>buffer) << 4);
+/** Describes a buffer by that descriptor; `next` is the one behind it when flags have NEXT. */
+export function splitDescribe(driver: usize, index: u32, gpa: u64, bytes: u32, flags: u32, next: u32): void {
+  const descriptor = <usize>load<u32>(driver, L.VDRV_DESCRIPTOR) + ((<usize>index) << 4);
   store<u64>(descriptor, gpa);
   store<u64>(descriptor, <u64>bytes | ((<u64>flags) << 32) | ((<u64>next) << 48), 8);
 }
 
-/** The chain that begins with that buffer is complete; the device sees it after `splitShow`. */
-export function splitOffer(driver: usize, first: u32): void {
+/** The chain that begins with that descriptor is complete; the device sees it after `splitShow`. */
+export function splitOffer(driver: usize, head: u32): void {
   const at = load<u32>(driver, L.VDRV_AVAIL);
   const slot = at & (load<u32>(driver, L.VDRV_RING) - 1);
-  store<u16>(<usize>load<u32>(driver, L.VDRV_DRIVER) + ((<usize>slot) << 1), <u16>first, RING);
+  store<u16>(<usize>load<u32>(driver, L.VDRV_DRIVER) + ((<usize>slot) << 1), <u16>head, RING);
   store<u32>(driver, (at + 1) & 0xffff, L.VDRV_AVAIL);
 }
 
@@ -48,7 +48,7 @@ export function splitShow(driver: usize, old: u32): bool {
   return ((now - event - 1) & 0xffff) < ((now - old) & 0xffff);
 }
 
-/** Takes the next chain that came back. Returns its id, the device's word; -1 when there is none, -2 when the index makes no sense. */
+/** The next chain that came back. Returns its id, the device's word; -1 when there is none, -2 when the index makes no sense. It is taken with `splitTaken`. */
 export function splitTake(driver: usize): i64 {
   const at = load<u32>(driver, L.VDRV_USED);
   const num = load<u32>(driver, L.VDRV_RING);
@@ -58,8 +58,11 @@ export function splitTake(driver: usize): i64 {
   const entry = <usize>load<u32>(driver, L.VDRV_DEVICE) + ((<usize>(at & (num - 1))) << 3);
   const id = load<u32>(entry, RING);
   length = load<u32>(entry, RING + 4);
-  store<u32>(driver, (at + 1) & 0xffff, L.VDRV_USED);
   return <i64>id;
+}
+
+export function splitTaken(driver: usize): void {
+  store<u32>(driver, (load<u32>(driver, L.VDRV_USED) + 1) & 0xffff, L.VDRV_USED);
 }
 
 /** Chains that have come back and were not taken. */

@@ -11,7 +11,7 @@
  * ```
  * The device is not trusted: a chain comes back only if the device has it, once, and no longer than it is. Anything else is a fault, which stops the queue.
  * After a stop every buffer is the driver's again, whatever the device said; the ring begins anew, with the frames that were not sent if they are to be. A received frame that is shorter than its header, or asks
- * for offloads which make no sense, is dropped. Features: VERSION_1 or ANY_LAYOUT (header and payload share a descriptor), not IN_ORDER.
+ * for offloads which make no sense, is dropped. Features: VERSION_1 or ANY_LAYOUT (header and payload share a descriptor).
  */
 import { addBuffer, beginFrame, clear, count, endFrame, endRoom, frameAt, hasRoom } from './batch';
 import { account, fault } from './books';
@@ -34,6 +34,7 @@ import {
   takeChain,
   takenLength,
 } from './vdrv-chain';
+import { clearOrder, nothingBack } from './vdrv-order';
 import { packedArm, packedTake } from './vdrv-packed';
 import { splitArm, splitReady } from './vdrv-split';
 
@@ -202,7 +203,7 @@ export function vdrv_arm(driver: usize, minimum: u32): i32 {
   let ready: bool = false;
   if (isPacked(driver)) {
     packedArm(driver, minimum);
-    ready = packedTake(driver) >= 0;
+    ready = !nothingBack(driver) || packedTake(driver) >= 0;
   } else {
     splitArm(driver, minimum);
     ready = splitReady(driver) >= max(minimum, 1);
@@ -227,4 +228,5 @@ function clearRing(driver: usize): void {
   memory.fill(<usize>load<u32>(driver, L.VDRV_DEVICE), 0, packed ? 4 : ((<usize>num) << 3) + 6);
   store<u32>(driver, 0, L.VDRV_AVAIL);
   store<u32>(driver, 0, L.VDRV_USED);
+  clearOrder(driver);
 }

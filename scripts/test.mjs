@@ -1,8 +1,9 @@
-// Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak`, `test.mjs hostile` and `test.mjs vm` the long ones of that folder;
-// `test.mjs vm brief` is a few of those; any other argument is a part of a file's path: `test.mjs pcap`. Files that fail are run once more, one at a time: see below.
+// Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak`, `test.mjs hostile` and `test.mjs vm` the long ones of that folder, and
+// those of other folders that have a long setting of that kind; `test.mjs vm brief` is a few of those; any other argument is a part of a file's path:
+// `test.mjs pcap`. Files that fail are run once more, one at a time: see below.
 import { spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { fileURLToPath } from 'node:url';
@@ -22,11 +23,14 @@ if (process.env.CI || process.env.POLYNIC_SETUP === '1') {
   if (status !== 0) process.exit(status ?? 1);
 }
 
+/** Whether a test says that it can be longer: it compares POLYNIC_LONG with that word. */
+const hasLongSetting = name => readFileSync(join(root, name), 'utf8').includes(`POLYNIC_LONG === '${long}'`);
+
 const files = ['dist/src', 'dist/test']
   .flatMap(folder => readdirSync(join(root, folder), { recursive: true }).map(name => join(folder, name)))
   .filter(name => name.endsWith('.test.js'))
-  .filter(name => ['soak', 'vm'].every(kind => name.includes(`/test/${kind}/`) === (long === kind)))
-  .filter(name => long === undefined || name.includes(`/test/${long}/`))
+  .filter(name => ['soak', 'vm'].every(kind => long === kind || !name.includes(`/test/${kind}/`)))
+  .filter(name => long === undefined || name.includes(`/test/${long}/`) || hasLongSetting(name))
   .filter(name => parts.every(part => name.includes(part)))
   .sort();
 if (files.length === 0) {
@@ -37,13 +41,42 @@ if (files.length === 0) {
 process.chdir(root);
 process.env.POLYNIC_LONG = brief ? '' : (long ?? '');
 
+const totals = { tests: 0, failed: 0, skipped: 0 };
+
+/** Runs one test file. Says how it went, all that it printed when it has failed. Resolves with whether it has passed. */
+async function runFile(file) {
+  const begun = performance.now();
+  const [skipped, failed] = [[], []];
+  let tests = 0;
+  const results = run({ files: [file], concurrency: 1, timeout: Number.POSITIVE_INFINITY });
+  results.on('test:pass', ({ name, skip, details }) => {
+    if (details.type !== 'suite') tests++;
+    if (skip !== undefined) skipped.push(`${name}: ${skip}`);
+  });
+  results.on('test:fail', ({ name }) => failed.push(name));
+  let text = '';
+  for await (const part of results.compose(new spec())) text += part;
+  totals.tests += tests + failed.length;
+  totals.failed += failed.length;
+  totals.skipped += skipped.length;
+  const took = `${((performance.now() - begun) / 1000).toFixed(1)} s`;
+  console.log(`${failed.length > 0 ? '✖' : '✔'} ${file}: ${tests} tests, ${took}`);
+  for (const what of skipped) console.log(`  skipped: ${what}`);
+  if (failed.length > 0) console.log(text);
+  return failed.length === 0;
+}
+
 /** Runs test files, so many at a time. Resolves with those that have failed. */
-async function runAll(files, concurrency) {
-  const failed = new Set();
-  const results = run({ files, concurrency, timeout: Number.POSITIVE_INFINITY });
-  results.on('test:fail', ({ file }) => failed.add(file));
-  for await (const text of results.compose(new spec())) process.stdout.write(text);
-  return [...failed];
+async function runAll(files, atOnce) {
+  const left = [...files];
+  const failed = [];
+  const turn = async () => {
+    for (let file = left.shift(); file !== undefined; file = left.shift()) {
+      if (!(await runFile(file))) failed.push(file);
+    }
+  };
+  await Promise.all(Array.from({ length: atOnce }, turn));
+  return failed;
 }
 
 let failed = await runAll(files, 2);
@@ -52,5 +85,6 @@ if (failed.length > 0 && failed.length <= AGAIN) {
   console.log(`\n${failed.length} test files have failed beside others; again, each by itself:`);
   failed = await runAll(failed, 1);
 }
-for (const file of failed) console.error(`failed: ${relative(root, file)}`);
+console.log(`\n${totals.tests} tests, ${totals.failed} failures, ${totals.skipped} skipped`);
+for (const file of failed) console.error(`failed: ${file}`);
 process.exit(failed.length === 0 ? 0 : 1);

@@ -131,6 +131,7 @@ async function openVfioUser(
   const link = new VfioUserLink(log);
   const meeting = meetPeers({
     ...{ path, listens: false, signal: hangUp.signal, log, peer: 'a device' },
+    timings: { maxUselessDelayMs: 5000 },
     session: channel => link.serve(channel),
   });
   later(async () => {

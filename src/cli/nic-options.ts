@@ -1,7 +1,7 @@
 /** The options of `polynic serve` that describe a NIC: on the command line, or as keys of a configuration file (config/). */
 import { type Command, Option } from '@commander-js/extra-typings';
+import { MAX_DOORBELL_SIZE, MIN_DOORBELL_SIZE } from '../guest/pci/bpfhv-numbers.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, MIN_BUFS } from '../nic/limits.js';
-import { MAX_DOORBELL_SIZE, MIN_DOORBELL_SIZE } from '../pci/bpfhv/layout.js';
 import { portUsage } from '../port/registry.js';
 import type { DeviceType } from '../ring/ring.js';
 import { sring } from '../ring/sring.js';

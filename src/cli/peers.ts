@@ -7,7 +7,13 @@
  *   fd:N        one conversation over a socket that the parent process left open
  * ```
  */
-import { type Channel, ConnectionSlot, keepConnected, socketChannel } from '../control/bpfhv-proxy/index.js';
+import {
+  type Channel,
+  ConnectionSlot,
+  keepConnected,
+  type RetryTimings,
+  socketChannel,
+} from '../control/bpfhv-proxy/index.js';
 import { UnixListener } from '../linux/unix-listener.js';
 import { connectUnix } from '../linux/unix-socket.js';
 import type { Log } from './log.js';
@@ -24,6 +30,8 @@ export interface Meeting {
   readonly log: Log;
   /** Who is at the other end, for messages: "a hypervisor". */
   readonly peer: string;
+  /** Pauses between attempts to connect. */
+  readonly timings?: Partial<RetryTimings>;
 }
 
 /** Resolves when the signal has aborted and the last session is over, or with the one session of `fd:N`. Rejects when the socket can't be used. */
@@ -50,7 +58,7 @@ async function listen({ path, session, signal, log }: Meeting): Promise<void> {
   }
 }
 
-async function connect({ path, session, signal, log, peer }: Meeting): Promise<void> {
+async function connect({ path, session, signal, log, peer, timings }: Meeting): Promise<void> {
   let waiting = false;
   await keepConnected({
     connect: () => socketChannel(connectUnix(path)),
@@ -59,6 +67,7 @@ async function connect({ path, session, signal, log, peer }: Meeting): Promise<v
       return session(channel);
     },
     signal,
+    timings,
     onWait: (_delay, error) => {
       if (error && !waiting) log('warn', `waiting for ${peer}: ${error.message}`);
       waiting ||= error !== null;

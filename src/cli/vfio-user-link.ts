@@ -6,12 +6,14 @@
  * ```
  */
 import type { Channel } from '../control/bpfhv-proxy/index.js';
-import { VfioUserAccess } from '../control/vfio-user/index.js';
+import { VfioUserAccess, VfioUserError } from '../control/vfio-user/index.js';
 import type { Log } from './log.js';
 import { type PciDevice, type PciSlot, probePci } from './pci-device.js';
 
 /** Of a server that has something else than we want, which will be no better next time. */
 const HOPELESS = new Set(['PCI_DEVICE', 'DRIVER_DEVICE']);
+/** Of a connection that had ended before we knew better. All other errors of the protocol are from a server that speaks another one. */
+const CUT_SHORT = new Set(['VFIO_CLOSED', 'VFIO_TIMEOUT']);
 
 export class VfioUserLink {
   /** What the first device is. Rejects with PciError, DriverError when it is none that can be driven. */
@@ -19,6 +21,8 @@ export class VfioUserLink {
   readonly #log: Log;
   readonly #slot: Promise<PciSlot>;
   readonly #ended: Promise<void>;
+  /** Why the last device was refused; it may come again and again. */
+  #refusal: string | null = null;
   #tellFirst!: { resolve: (device: PciDevice) => void; reject: (error: unknown) => void };
   #tellSlot!: (slot: PciSlot) => void;
   #tellEnded!: () => void;
@@ -47,14 +51,16 @@ export class VfioUserLink {
       if (!slot) return true;
       const gone = new Promise<Error>(resolve => (slot.onGone = resolve));
       await slot.plug(access, device);
+      this.#refusal = null;
       this.#log('info', 'device connected');
       const reason = await Promise.race([gone, this.#ended]);
       if (reason) this.#log('warn', `device lost: ${reason.message}`);
       return true;
     } catch (error) {
-      const { code, message } = error as { code?: string; message: string };
-      if (HOPELESS.has(code ?? '')) this.#tellFirst.reject(error);
-      this.#log('error', `device refused: ${message}`);
+      if (isHopeless(error)) this.#tellFirst.reject(error);
+      const { message } = error as Error;
+      if (message !== this.#refusal) this.#log('error', `device refused: ${message}`);
+      this.#refusal = message;
       return false;
     } finally {
       await access?.close();
@@ -65,4 +71,9 @@ export class VfioUserLink {
   end(): void {
     this.#tellEnded();
   }
+}
+
+function isHopeless(error: unknown): boolean {
+  const { code, cause } = error as { code?: string; cause?: unknown };
+  return HOPELESS.has(code ?? '') || (cause instanceof VfioUserError && !CUT_SHORT.has(cause.code));
 }

@@ -133,6 +133,8 @@ async function upgradeUnderLoad(vm: Vm, { cable, backend, report, display }: Sta
   );
   const lost = lossesOf(driver) + lossesOf(await backend.counters()) - before;
   if (lost > 0) report.failures.push(`${lost} packets dropped`);
+  if (process.env.DBG)
+    console.error(JSON.stringify(driver), JSON.stringify(await backend.counters()), before);
   judge(report, display);
 }
 

@@ -68,9 +68,12 @@ export class GuestRam {
     return this.#mapping.address;
   }
 
-  /** Window address of `size` zeroed bytes at the start of a cache line. Throws MemoryError MEMORY_FULL. */
-  allocate(size: number): number {
-    return this.#arena.allocate(size);
+  /**
+   * Window address of `size` zeroed bytes, at a multiple of `alignment`, or at the start of a cache line; in one page if they fit into one: of a guest behind an
+   * IOMMU, a device may find each page somewhere else. Throws MemoryError MEMORY_FULL.
+   */
+  allocate(size: number, alignment?: number): number {
+    return this.#arena.allocate(size, { ...(alignment && { alignment }), page: this.pageSize });
   }
 
   free(address: number): void {

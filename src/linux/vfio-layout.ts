@@ -31,7 +31,6 @@ export const VFIO = {
   DEVICE_GET_REGION_INFO: request(8),
   DEVICE_GET_IRQ_INFO: request(9),
   DEVICE_SET_IRQS: request(10),
-  DEVICE_RESET: request(11),
   DEVICE_IOEVENTFD: request(16),
 } as const;
 

@@ -170,11 +170,6 @@ export class VfioDevice {
     call(this.#fd, 'DEVICE_IOEVENTFD', L.ioEventFd(at, value >>> 0, size, eventfd));
   }
 
-  /** Throws LinuxError: ENOTTY, EINVAL (this function has no reset of its own). */
-  reset(): void {
-    call(this.#fd, 'DEVICE_RESET', null);
-  }
-
   /** Interrupts and wires end with it. */
   close(): void {
     this.#fd.close();

@@ -89,3 +89,21 @@ test('sizes that are none, and sizes beyond the whole, are refused; empty pieces
   assert.equal(new Set(pieces).size, 3);
   for (const at of pieces) arena.free(at);
 });
+
+test('pieces that are to be aligned, or in one page, are; what they leave free is given out all the same', () => {
+  const [alignment, page] = [1024, 4096];
+  const arena = new Arena(window, START, START + 4 * page);
+  const first = arena.allocate(64);
+  const aligned = arena.allocate(100, { alignment });
+  assert.equal(aligned - START, alignment);
+  assert.equal(arena.allocate(64), first + 64, 'before the aligned one');
+  const long = arena.allocate(2900, { page });
+  assert.equal(long - START, alignment + 128, 'it fits where it is');
+  const whole = arena.allocate(page - 64, { page });
+  assert.equal(whole - START, page, 'the rest of the page is too short');
+  const longer = arena.allocate(page + 64, { page, alignment });
+  assert.equal((longer - START) % alignment, 0, 'in no page as a whole, but aligned');
+  for (const address of [first, first + 64, aligned, long, whole, longer]) arena.free(address);
+  assert.equal(arena.live, 0);
+  assert.equal(arena.allocate(4 * page), START, 'all of it is one range again');
+});

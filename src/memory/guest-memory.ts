@@ -17,7 +17,8 @@ import * as L from '../../datapath/layout.js';
 import type { OwnedFd } from '../linux/fd.js';
 import { inspectMemory } from '../linux/memfd.js';
 import type { Arena } from './arena.js';
-import { Backing, type Chunk, type FileSpan, type Part } from './backing.js';
+import { Backing, type FileSpan, type Part } from './backing.js';
+import type { Chunk, GiveWay } from './chunks.js';
 import { MemoryError, type Window } from './window.js';
 
 /** One region as a peer describes it. Sizes and offsets in bytes. */
@@ -35,6 +36,8 @@ export interface GuestMemoryOptions {
   readonly wholeFiles?: boolean;
   /** Refuse memory that its owner can still shrink. */
   readonly requireSealed?: boolean;
+  /** How memory larger than the window makes room there for that of others: by `RegionTable.trim`, as soon as nobody uses any table. Default: not at all. */
+  readonly giveWay?: GiveWay;
   /** Called with a sentence about memory that could kill this process. */
   readonly note?: (message: string) => void;
 }
@@ -63,6 +66,9 @@ export interface Alias {
   /** DENY_* */
   readonly denied: number;
 }
+
+/** Bytes at an address of this process. */
+export type FlatSpan = readonly [flat: bigint, length: number];
 
 const U64 = 1n << 64n;
 
@@ -120,7 +126,8 @@ export class GuestMemory {
       if (this.#options.requireSealed) throw new MemoryError('MEMORY_UNSEALED', message);
       this.#options.note?.(message);
     }
-    const backing = new Backing(this.#window, key, file, this.#options.wholeFiles ?? false);
+    const { wholeFiles: whole = false, giveWay = stay } = this.#options;
+    const backing = new Backing(this.#window, key, file, { whole, giveWay });
     this.#backings.add(backing);
     return backing;
   }
@@ -133,6 +140,8 @@ export class GuestMemory {
     }
   }
 }
+
+async function stay(): Promise<void> {}
 
 /** The files behind regions, by device and inode, and which is whose. */
 interface Files {
@@ -201,6 +210,7 @@ export class RegionTable {
   readonly #regions: readonly Region[];
   readonly #release: () => void;
   readonly #most: number;
+  #backings: readonly Backing[] | null = null;
   #address = 0;
   #closed = false;
 
@@ -263,37 +273,28 @@ export class RegionTable {
    * `refresh`, of this table and of all others of that memory, which nobody may be using meanwhile. Throws MemoryError MEMORY_FULL when there is no room.
    */
   reach(gpa: bigint, length: number): void {
-    for (const { backing, offset, length: part } of this.#spans(gpa, length)) backing.reach(offset, part);
-    if (!this.reached(gpa, length))
-      throw new MemoryError('MEMORY_FULL', `no room in the window for ${length} bytes at once`);
-  }
-
-  /** Whether all of that is in the window. */
-  reached(gpa: bigint, length: number): boolean {
-    return this.#spans(gpa, length).every(({ backing, offset, length: part }) => backing.has(offset, part));
-  }
-
-  /** Where the bytes are, as far as there are regions without a gap. */
-  #spans(gpa: bigint, length: number): { backing: Backing; offset: number; length: number }[] {
-    const spans: { backing: Backing; offset: number; length: number }[] = [];
+    this.#window.chunks.call++;
     for (let done = 0; done < length; ) {
       const region = this.#find(gpa + BigInt(done), 1);
-      if (!region) break;
+      if (!region) return;
       const offset = region.offset + Number(gpa + BigInt(done) - region.gpa);
       const part = Math.min(length - done, region.offset + Number(region.size) - offset);
-      spans.push({ backing: region.backing, offset, length: part });
+      if (!region.backing.reach(offset, part, true)) throw noRoom(`${length} bytes at once`);
       done += part;
     }
-    return spans;
   }
 
-  /** The guest physical address of something at that address of this process, null when it is in no region. */
-  guestAddress(flat: bigint): bigint | null {
-    for (const { gpa, size, backing, offset } of this.#regions) {
-      const within = flat - BigInt(backing.flat + offset);
-      if (within >= 0n && within < size) return gpa + within;
-    }
-    return null;
+  /** The same for buffers, by their addresses in this process: those that are `needed` all at once, and of the others what there is room for. */
+  reachBuffers(needed: readonly FlatSpan[], others: readonly FlatSpan[]): void {
+    this.#window.chunks.call++;
+    for (const buffer of needed)
+      if (!this.#reachFlat(buffer, true)) throw noRoom(`the ${needed.length} buffers of a frame`);
+    for (const buffer of others) if (!this.#reachFlat(buffer, false)) return;
+  }
+
+  /** Makes room for others, where this memory has more than its share of the window. It shows after `refresh`; nobody may be using any table. */
+  trim(): void {
+    for (const backing of this.#files) backing.trim();
   }
 
   /**
@@ -338,13 +339,30 @@ export class RegionTable {
     region?.backing.unpin(region.offset + Number(gpa - region.gpa), length);
   }
 
+  /** What lies in no region any more is not missed. */
+  #reachFlat([flat, length]: FlatSpan, needed: boolean): boolean {
+    const at = Number(flat);
+    const backing = lastFrom(this.#files, at);
+    const offset = at - (backing?.flat ?? 0);
+    if (!backing || offset + length > backing.end - backing.start) return true;
+    return backing.reach(offset, length, needed);
+  }
+
+  /** Each once, by their addresses in this process. */
+  get #files(): readonly Backing[] {
+    this.#backings ??= [...new Set(this.#regions.map(({ backing }) => backing))].sort(
+      (a, b) => a.flat - b.flat,
+    );
+    return this.#backings;
+  }
+
   /** Its entries: regions, cut where chunks in the window begin and end. */
   #parts(): Entry[] {
     const chunks = new Map<Backing, readonly Chunk[]>();
     const parts: Entry[] = [];
     for (const region of this.#regions) {
       const { backing, offset, size } = region;
-      const inOrder = chunks.get(backing) ?? backing.inOrder();
+      const inOrder = chunks.get(backing) ?? backing.chunks;
       chunks.set(backing, inOrder);
       for (const part of backing.parts(offset, Number(size), inOrder)) parts.push({ region, ...part });
       if (parts.length > this.#most)
@@ -373,6 +391,21 @@ export class RegionTable {
     this.#arena.free(this.#address);
     this.#release();
   }
+}
+
+/** The last of the backings, which are sorted, that begins at that address or before it. */
+function lastFrom(sorted: readonly Backing[], flat: number): Backing | undefined {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (sorted[middle]!.flat <= flat) low = middle + 1;
+    else high = middle;
+  }
+  return sorted[low - 1];
+}
+
+function noRoom(what: string): MemoryError {
+  return new MemoryError('MEMORY_FULL', `no room in the window for ${what}`);
 }
 
 function notThere(gpa: bigint, length: number): MemoryError {

@@ -11,6 +11,7 @@
  */
 import { memcpy } from '../linux/libc.js';
 import { baseOf, type FileRange, type Mapping, mapOnto } from '../linux/mmap.js';
+import { ChunkPool } from './chunks.js';
 
 export const WINDOW_PAGES = 65536;
 export const ARENA_START = 0x10_0000;
@@ -37,6 +38,8 @@ export class Window {
   readonly words: Uint32Array;
   readonly longs: BigUint64Array;
   readonly doubles: Float64Array;
+  /** Of the thread that maps. */
+  readonly chunks = new ChunkPool(() => this.free);
   readonly #used: Uint8Array;
   #free = (WINDOW_SIZE - ARENA_END) / UNIT;
 

@@ -25,7 +25,7 @@ import { Hurry } from './hurry.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import { PortTerms } from './port-terms.js';
 import type { Queue, QueueStats } from './queue.js';
-import { bringIn, reachBuffers } from './reach.js';
+import { bringIn, giveWay } from './reach.js';
 import { type Moved, relocate } from './relocate.js';
 import { SignalTable } from './signals.js';
 import { Turns } from './turns.js';
@@ -77,6 +77,7 @@ export class Nic implements NicControl {
     this.#options = options;
     this.#memory = new GuestMemory(options.window, options.arena, {
       requireSealed: options.requireSealed ?? false,
+      giveWay: () => this.#turns.take(() => this.#giveWay()),
       note: message => this.#log('warn', message),
     });
     const nic = this;
@@ -101,8 +102,7 @@ export class Nic implements NicControl {
     this.#workers = workers;
     workers.onFailure = error => this.onFailure(error);
     workers.onMiss = (queue, lacks) => {
-      if (lacks)
-        this.#turns.take(() => this.#missed(queue, lacks)).catch((error: Error) => workers.fail(error));
+      if (lacks) this.#missed(queue, lacks).catch((error: Error) => workers.fail(error));
     };
   }
 
@@ -410,30 +410,53 @@ export class Nic implements NicControl {
   }
 
   /** Does something while no queue is in a worker's hands. */
-  async #paused(action: () => void | Promise<void>): Promise<void> {
+  async #paused<T>(action: () => T | Promise<T>): Promise<T> {
     const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
     try {
       for (const direction of running) await this.#workers.stop(direction, false);
-      await action();
+      return await action();
     } finally {
       // Unless nothing moves any more.
       if (!this.#workers.failure) for (const direction of running) await this.#start(direction);
     }
   }
 
-  /** A queue waits for buffers that are not in the window; or has waited: it was stopped meanwhile. */
+  /** A queue waits for buffers that are not in the window. Where there is too little room, others are asked for it, once. */
   async #missed(address: number, lacks: Lacks): Promise<void> {
+    const { chunks } = this.#options.window;
+    const done = await this.#turns.take(() => this.#bringIn(address, lacks, false));
+    if (!done || chunks.crowded) await chunks.makeRoom();
+    if (!done) await this.#turns.take(() => this.#bringIn(address, lacks, true));
+  }
+
+  /** False: there is no room; `last`: the queue stands still then. It may have been stopped meanwhile. */
+  async #bringIn(address: number, lacks: Lacks, last: boolean): Promise<boolean> {
     const table = this.#table;
-    const { queues } = this.#contract;
-    const queue = queues.find(own => own.address === address);
-    if (!queue || !table || !this.#enabled[queue.direction] || this.#workers.failure) return;
-    await this.#paused(() => {
-      const failure = bringIn(table, () => reachBuffers(table, lacks));
-      for (const each of [...queues, ...(this.#contracts.next?.queues ?? [])]) each.refresh();
-      if (!failure) return;
+    const queue = this.#contract.queues.find(own => own.address === address);
+    if (!queue || !table || !this.#enabled[queue.direction] || this.#workers.failure) return true;
+    if (queue.fault !== 0) return true; // it was given up meanwhile
+    return this.#paused(() => {
+      const failure = bringIn(table, () => table.reachBuffers(lacks.first, lacks.others));
+      this.#refreshQueues();
+      if (!failure || !last) return !failure;
       this.#log('warn', `queue ${queue.index} stands still: ${failure.message}`);
       queue.giveUp();
+      return false;
     });
+  }
+
+  /** Others need room in the window. */
+  async #giveWay(): Promise<void> {
+    const table = this.#table;
+    if (!table || this.#workers.failure) return;
+    await this.#paused(() => {
+      giveWay(table);
+      this.#refreshQueues();
+    });
+  }
+
+  #refreshQueues(): void {
+    for (const each of [...this.#contract.queues, ...(this.#contracts.next?.queues ?? [])]) each.refresh();
   }
 
   /** Port and way of waiting, between two turns of the worker. Throws when the port can't be used, and both are as before. */

@@ -55,32 +55,6 @@ function buffersOf({ words, longs }: Window, batch: Batch, i: number, missing: b
 }
 
 /**
- * Has a frame's buffers in the window, and of the others what there is room for. Throws MemoryError MEMORY_FULL when there is not enough for the
- * frame. See `RegionTable.reach`.
- */
-export function reachBuffers(table: RegionTable, { first, others }: Lacks): void {
-  // Those of the frame come last: what leaves for want of room are the others'.
-  try {
-    reachAll(table, others.toReversed());
-  } catch (error) {
-    if (!(error instanceof MemoryError)) throw error;
-  }
-  const needed = reachAll(table, first);
-  if (!needed.every(([gpa, length]) => table.reached(gpa, length)))
-    throw new MemoryError('MEMORY_FULL', `no room in the window for the ${needed.length} buffers of a frame`);
-}
-
-/** Returns their guest physical addresses. */
-function reachAll(table: RegionTable, lacks: readonly Lack[]): (readonly [gpa: bigint, length: number])[] {
-  return lacks.flatMap(([flat, length]) => {
-    const gpa = table.guestAddress(flat);
-    if (gpa === null) return []; // the memory has changed since
-    table.reach(gpa, length);
-    return [[gpa, length] as const];
-  });
-}
-
-/**
  * Has `reach` bring parts of the table's memory into the window, and then, whatever came of it, the table written anew. Nobody may be using the table, nor
  * touching what was in the window: it may have had to leave. Null, or why there is no room.
  */
@@ -94,6 +68,12 @@ export function bringIn(table: RegionTable, reach: () => void): MemoryError | nu
   } finally {
     table.refresh();
   }
+}
+
+/** Gives up what the table's memory has of the window beyond its share. Nobody may be using the table. */
+export function giveWay(table: RegionTable): void {
+  table.trim();
+  table.refresh();
 }
 
 /** The batch has only so many frames, for a port that must not see the others; returns how many it had. */

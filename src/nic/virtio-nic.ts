@@ -9,7 +9,7 @@ import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { queueSettings, VIRTIO_FEATURE, VIRTQ_FEATURES } from '../ring/virtio/features.js';
 import { virtqRing } from '../ring/virtio/virtq.js';
-import { VIRTIO } from './commands.js';
+import { type Lacks, VIRTIO } from './commands.js';
 import { type MemoryRegionSpec, NicError } from './control.js';
 import { mapDirtyBitmap } from './dirty-log.js';
 import type { Iotlb } from './iotlb.js';
@@ -53,13 +53,14 @@ export interface VirtioNicOptions extends WorkersOptions {
 
 export class VirtioNic implements VhostControl {
   readonly queuePairs: number;
+  /** Descriptors that a ring can have. */
+  readonly maxBufs: number;
   readonly #options: VirtioNicOptions;
   readonly #host: VirtioHost;
   readonly #workers: Workers;
   readonly #stage: Stage;
   readonly #rings: VirtioRings;
   readonly #offered: bigint;
-  readonly #maxBufs: number;
   #tail: Promise<unknown> = Promise.resolve();
   #warnings = 0;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
@@ -74,14 +75,15 @@ export class VirtioNic implements VhostControl {
     this.#options = options;
     this.#host = { window, arena, calls: datapath.calls, ring: virtqRing(datapath) };
     this.#workers = workers;
+    const giveWay = () => this.#exclusive(() => this.#rings.giveWay());
     this.#stage = new Stage(
-      new VhostMemory(window, arena, { slots, requireSealed, note: text => say('warn', text) }),
+      new VhostMemory(window, arena, { slots, requireSealed, giveWay, note: text => say('warn', text) }),
     );
     this.#rings = new VirtioRings({ host: this.#host, workers, stage: this.#stage, queuePairs, say });
     this.#offered = offer(offloads, queuePairs) & ~(packed ? 0n : VIRTIO_FEATURE.RING_PACKED);
-    this.#maxBufs = limits?.bufs ?? MAX_BUFS;
+    this.maxBufs = limits?.bufs ?? MAX_BUFS;
     workers.onFailure = error => this.onFailure(error);
-    workers.onMiss = (queue, lacks) => void this.#exclusive(() => this.#rings.missed(queue, lacks));
+    workers.onMiss = (queue, lacks) => void this.#missed(queue, lacks).catch(error => workers.fail(error));
   }
 
   /** Starts the NIC's workers. Throws when they can't be started, CaptureError. */
@@ -189,10 +191,10 @@ export class VirtioNic implements VhostControl {
   setVringSize(index: number, num: number): Promise<void> {
     return this.#exclusive(async () => {
       const ring = this.#rings.at(index);
-      if (num === 0 || num > this.#maxBufs) {
+      if (num === 0 || num > this.maxBufs) {
         throw new NicError(
           'NIC_PARAMETERS',
-          `ring ${index}: ${num} descriptors, 1 to ${this.#maxBufs} can be had`,
+          `ring ${index}: ${num} descriptors, 1 to ${this.maxBufs} can be had`,
         );
       }
       await this.#rings.rearrange(only(ring), () => {
@@ -354,6 +356,14 @@ export class VirtioNic implements VhostControl {
     await this.disconnect();
     await this.#workers.close();
     this.#rings.close();
+  }
+
+  /** A ring waits. Where there is too little room for what it lacks, others are asked for it, once. */
+  async #missed(queue: number, lacks: Lacks | null): Promise<void> {
+    const { chunks } = this.#host.window;
+    const done = await this.#exclusive(() => this.#rings.missed(queue, lacks, false));
+    if (!done || chunks.crowded) await chunks.makeRoom();
+    if (!done) await this.#exclusive(() => this.#rings.missed(queue, lacks, true));
   }
 
   /** One thing at a time. */

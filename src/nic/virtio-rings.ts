@@ -10,7 +10,7 @@
 import type { Miss } from '../ring/virtio/virtq.js';
 import { type Lacks, VIRTIO } from './commands.js';
 import { NicError } from './control.js';
-import { bringIn, reachBuffers } from './reach.js';
+import { bringIn, giveWay } from './reach.js';
 import type { VirtioHost } from './virtio-host.js';
 import type { Stage } from './virtio-stage.js';
 import { Vring } from './vring.js';
@@ -117,26 +117,40 @@ export class VirtioRings {
       if (concerned(ring) && ring.placed) ring.setLog(this.#options.stage.logGround);
   }
 
-  /** A ring waits: for buffers to be in the window, or for what its structure says. */
-  async missed(queue: number, lacks: Lacks | null): Promise<void> {
+  /** A ring waits: for buffers to be in the window, or for what its structure says. False: there is no room; `last`: it is stopped then. */
+  async missed(queue: number, lacks: Lacks | null, last: boolean): Promise<boolean> {
     const { stage, say } = this.#options;
     const ring = this.all.find(({ virtq }) => virtq.address === queue);
-    if (!ring?.placed || this.#quiet) return;
+    if (!ring?.placed || this.#quiet) return true;
     const miss = lacks ? null : ring.virtq.miss;
-    if (miss && miss.kind !== 'window') return this.#askFor(ring, miss);
-    await this.rearrange(ALL, () => {
+    if (miss && miss.kind !== 'window') {
+      this.#askFor(ring, miss);
+      return true;
+    }
+    return this.rearrange(ALL, () => {
       const { table } = stage.memory;
-      if (!table) return;
+      if (!table) return true;
       const failure = bringIn(table, () => {
         if (miss) stage.table?.reach(miss.address, Math.min(miss.length, MAX_REACH));
-        if (lacks) reachBuffers(table, lacks);
+        if (lacks) table.reachBuffers(lacks.first, lacks.others);
       });
       this.move();
-      if (!failure) return;
+      if (!failure || !last) return !failure;
       // It would be back at once with the same wish.
       say('warn', `ring ${ring.index} is stopped: ${failure.message}`);
       ring.stop();
       ring.signalError();
+      return false;
+    });
+  }
+
+  /** Others need room in the window. */
+  async giveWay(): Promise<void> {
+    await this.rearrange(ALL, () => {
+      const { table } = this.#options.stage.memory;
+      if (!table) return;
+      giveWay(table);
+      this.move();
     });
   }
 

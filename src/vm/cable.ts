@@ -34,6 +34,7 @@ export interface Rates {
 
 export class Cable {
   readonly netns: OwnedFd;
+  /** Of the host's interface. */
   readonly interface: string;
   readonly mac: string;
   readonly #taps: Tap[] = [];

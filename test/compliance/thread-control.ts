@@ -3,7 +3,7 @@
  *
  * ```
  *   told      set by the other side when it has to be woken; cleared by its owner before it looks at the ring
- *   asleep    set by the device while it waits for that
+ *   nap       counts when the device begins to wait for that, and when it ends: odd while it does
  *   done      frames that the device has taken, or filled
  * ```
  * Who waits spins for a moment, since what is looked for happens when both run at the same time; then it lets others have the processor.
@@ -13,7 +13,7 @@ import type { Window } from '../../src/memory/window.js';
 const LINE = 64;
 const SPINS = 3000;
 const NAP_MS = 1;
-const NAMES = ['stop', 'deviceTold', 'deviceAsleep', 'guestTold', 'done'] as const;
+const NAMES = ['stop', 'deviceTold', 'deviceNap', 'guestTold', 'done'] as const;
 export const CONTROL_BYTES = NAMES.length * LINE;
 
 type Name = (typeof NAMES)[number];

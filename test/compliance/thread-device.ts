@@ -93,10 +93,9 @@ function run({ device, direction, queue, batch: at, control: address, mistake }:
       ring.kicks(queue, false);
       continue;
     }
-    naps++;
-    control.set('deviceAsleep', 1);
+    control.set('deviceNap', 2 * naps++ + 1);
     control.wait('deviceTold', () => control.get('stop') !== 0);
-    control.set('deviceAsleep', 0);
+    control.set('deviceNap', 2 * naps); // before the next: who has seen one nap all the time can't have seen a new one
     control.set('deviceTold', 0);
     ring.kicks(queue, false);
   }

@@ -89,14 +89,17 @@ class GuestThread {
     return this.#control.get('done') !== this.sent >>> 0;
   }
 
-  get #deviceWaits(): boolean {
-    return this.#control.get('deviceAsleep') === 1 && this.#control.get('deviceTold') === 0;
+  /** The device waits untold, and meanwhile that is so as well. Nobody but this thread tells it, so it waits for ever. */
+  #waitsWhile(condition: () => boolean): boolean {
+    const nap = this.#control.get('deviceNap');
+    if (nap % 2 === 0 || this.#control.get('deviceTold') !== 0 || !condition()) return false;
+    return this.#control.get('deviceNap') === nap; // all of that was in one nap
   }
 
-  /** Nobody but this thread publishes or tells the device: what is seen here stays so. */
+  /** Looks for frames that the device has been told nothing of. */
   #watch(goOn: () => boolean): void {
     this.#control.watch(() => {
-      if (this.#deviceWaits && this.#pending && this.#deviceWaits) this.outcome = 'kick lost';
+      if (this.#waitsWhile(() => this.#pending)) this.outcome = 'kick lost';
       return goOn() && this.outcome === 'nothing lost';
     });
   }
@@ -107,8 +110,7 @@ class GuestThread {
     if (armed > 0) return;
     this.naps++;
     this.#control.wait('guestTold', () => {
-      const stuck = () => this.#deviceWaits && this.#control.get('guestTold') === 0;
-      if (stuck() && stuck()) this.outcome = 'interrupt lost';
+      if (this.#waitsWhile(() => this.#control.get('guestTold') === 0)) this.outcome = 'interrupt lost';
       return this.outcome !== 'nothing lost';
     });
     this.#control.set('guestTold', 0);

@@ -129,6 +129,7 @@ export class VdrvBed {
       areas: side.driver.areas,
       num: this.num,
       eventIdx: (this.features & F.EVENT_IDX) !== 0n,
+      inOrder: (this.features & F.IN_ORDER) !== 0n,
       between: () => this.between(),
     };
     return (this.features & F.RING_PACKED) !== 0n ? new PackedDevice(options) : new SplitDevice(options);
@@ -240,11 +241,13 @@ export class ModelEnd implements DeviceEnd {
   readonly #bed: VdrvBed;
   readonly #model: ModelDevice;
   readonly #size: number;
+  readonly #inOrder: boolean;
   readonly #waiting: Chain[] = [];
 
   constructor(bed: VdrvBed, side: DriverSide) {
     this.#bed = bed;
     this.#model = bed.model(side);
+    this.#inOrder = (bed.features & F.IN_ORDER) !== 0n;
     this.#size = (bed.features & (F.VERSION_1 | F.MRG_RXBUF)) !== 0n ? 12 : 10;
   }
 
@@ -258,7 +261,12 @@ export class ModelEnd implements DeviceEnd {
       frames.push({ header: parse(bytes), payload: bytes.subarray(this.#size) });
       ids.push(chain.id);
     }
-    while (ids.length > 0) this.#model.use(ids.splice(random(ids.length), 1)[0]!, 0);
+    while (ids.length > 0) {
+      if (this.#inOrder) {
+        const batch = ids.splice(0, 1 + random(ids.length));
+        this.#model.use(batch.at(-1)!, 0, batch.length);
+      } else this.#model.use(ids.splice(random(ids.length), 1)[0]!, 0);
+    }
     return { frames, interrupt: this.#model.publish() };
   }
 
@@ -290,7 +298,9 @@ export class ModelEnd implements DeviceEnd {
     }
     if (this.#size === 12) whole.writeUInt16LE(used.length, 10);
     for (const { gpa, bytes } of parts) this.#bed.write(gpa, bytes);
-    for (const { id, length } of used) this.#model.use(id, length);
+    // All but the last are full.
+    if (this.#inOrder) this.#model.use(used.at(-1)!.id, used.at(-1)!.length, used.length);
+    else for (const { id, length } of used) this.#model.use(id, length);
     return true;
   }
 

@@ -23,6 +23,10 @@ const SETS: readonly (readonly [string, bigint])[] = [
   ['modern', F.VERSION_1],
   ['event index', F.VERSION_1 | F.EVENT_IDX],
   ['merging', F.VERSION_1 | F.MRG_RXBUF | F.EVENT_IDX],
+  ['in order', F.VERSION_1 | F.IN_ORDER],
+  ['in order, merging', F.VERSION_1 | F.MRG_RXBUF | F.EVENT_IDX | F.IN_ORDER],
+  ['in order, large frames', F.VERSION_1 | F.MRG_RXBUF | F.IN_ORDER | OFFLOADS],
+  ['in order, indirect', F.VERSION_1 | F.MRG_RXBUF | F.EVENT_IDX | F.INDIRECT_DESC | F.IN_ORDER | OFFLOADS],
   ['large frames, direct', F.VERSION_1 | F.MRG_RXBUF | OFFLOADS],
   ['large frames, indirect', F.VERSION_1 | F.MRG_RXBUF | F.EVENT_IDX | F.INDIRECT_DESC | OFFLOADS],
 ];

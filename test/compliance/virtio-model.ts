@@ -370,8 +370,8 @@ export interface Chain {
 export abstract class ModelDevice extends Model {
   /** The next chain that was made available, null when there is none. */
   abstract next(): Chain | null;
-  /** Gives a chain back; the driver sees it after `publish`. */
-  abstract use(id: number, length: number): void;
+  /** Gives a chain back; the driver sees it after `publish`. `count`: and all before it that were not given back, as many chains in all. */
+  abstract use(id: number, length: number, count?: number): void;
   /** True: the driver wants an interrupt. */
   abstract publish(): boolean;
   /** Asks for kicks from the next chain on, or for none. True: there is one already. */
@@ -384,6 +384,8 @@ export abstract class ModelDevice extends Model {
 }
 
 export class SplitDevice extends ModelDevice {
+  /** With IN_ORDER, the next one that the driver has to use. */
+  #descriptor = 0;
   #avail = 0;
   #used = 0;
   #shown = 0;
@@ -395,6 +397,10 @@ export class SplitDevice extends ModelDevice {
     const pieces: Chain['pieces'][number][] = [];
     let table = this.at.descriptor;
     for (let index = id; ; ) {
+      if (this.options.inOrder && table === this.at.descriptor) {
+        assert.equal(index, this.#descriptor, 'descriptors in the order of the table');
+        this.#descriptor = (this.#descriptor + 1) % this.num;
+      }
       const { piece, third: flags, fourth: next } = this.read(table + 16 * index);
       if ((flags & INDIRECT) !== 0) {
         assert.equal(flags, INDIRECT, 'no other flag goes with INDIRECT');
@@ -410,11 +416,11 @@ export class SplitDevice extends ModelDevice {
     }
   }
 
-  use(id: number, length: number): void {
+  use(id: number, length: number, count = 1): void {
     const entry = this.at.device + 4 + 8 * (this.#used % this.num);
     this.view.setUint32(entry, id, true);
     this.view.setUint32(entry + 4, length, true);
-    this.#used = (this.#used + 1) & 0xffff;
+    this.#used = (this.#used + count) & 0xffff;
   }
 
   publish(): boolean {
@@ -439,6 +445,7 @@ export class PackedDevice extends ModelDevice {
   readonly #avail = new Cursor(this.num, { index: 0, wrap: true });
   readonly #used = new Cursor(this.num, { index: 0, wrap: true });
   #shown = this.#used.clone();
+  /** Descriptors of the chains that are out, the oldest first. */
   readonly #counts = new Map<number, number>();
 
   next(): Chain | null {
@@ -464,13 +471,17 @@ export class PackedDevice extends ModelDevice {
     }
   }
 
-  use(id: number, length: number): void {
+  use(id: number, length: number, count = 1): void {
     const at = this.at.descriptor + 16 * this.#used.index;
     this.view.setUint32(at + 8, length, true);
     this.setU16(at + 12, id);
     this.setU16(at + 14, this.#used.used);
-    this.#used.advance(this.#counts.get(id)!);
-    this.#counts.delete(id);
+    const back = count === 1 ? [id] : [...this.#counts.keys()].slice(0, count);
+    assert.equal(back.at(-1), id);
+    for (const one of back) {
+      this.#used.advance(this.#counts.get(one)!);
+      this.#counts.delete(one);
+    }
   }
 
   publish(): boolean {

@@ -4,9 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { CTRL, REG } from '../../src/guest/bpfhv/registers.js';
+import { BAR } from '../../src/guest/pci/bpfhv-numbers.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
-import { BAR } from '../../src/pci/bpfhv/layout.js';
 import { deviceType, deviceTypeNames } from '../../src/ring/registry.js';
 import { eventually, randomFrom, window } from '../compliance/testbed.js';
 import { memoryOf, pciTest } from '../unit/bpfhv-pci-rig.js';

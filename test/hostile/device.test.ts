@@ -351,7 +351,9 @@ test('context sizes that lie: too small, and the programs fault where it ends', 
     const { calls } = bed.datapath;
     // Behind the context come the queue's own buffers: what is there must stay as it is.
     for (const side of bed.sides) {
-      assert.equal(side.buffers, side.context + Math.ceil(contextSize / 64) * 64);
+      assert.ok(
+        side.buffers >= side.context + contextSize && side.buffers < side.context + contextSize + 2 * 2048,
+      );
       window.bytes.fill(0x77, side.context + contextSize, side.buffers + 64);
     }
     guarded(bed, bed.rx, () => calls.driver_rx_refill(bed.rx.driver));

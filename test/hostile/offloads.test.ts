@@ -46,7 +46,7 @@ function checkHeaders(batch: Batch, count: number): number {
 test('a guest that mutates its ring: chains, lengths, requests', t => {
   const live = arena.live;
   const bed = new Testbed({ device: 'sring_gso', num: NUM, features: ALL });
-  const goal = LONG ? 500_000 : 60_000;
+  const goal = LONG ? 1_000_000 : 60_000;
   const seen = { frames: 0, asking: 0, several: 0, errors: 0, dropped: 0, cut: 0 };
   const softened = arena.allocate(OUTLET_BYTES);
   prepareOutlet(window, softened);
@@ -128,7 +128,7 @@ test('a device that mutates the ring and hands over headers of all kinds', t => 
   const live = arena.live;
   const bed = new Testbed({ device: 'sring_gso', num: NUM, features: ALL });
   const { calls } = bed.datapath;
-  const goal = LONG ? 200_000 : 30_000;
+  const goal = LONG ? 1_000_000 : 30_000;
   const seen = { frames: 0, asking: 0, several: 0, faults: 0, dropped: 0 };
   let mutations = 0;
   for (let burst = 0; mutations < goal; burst++) {

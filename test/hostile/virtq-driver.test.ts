@@ -24,6 +24,8 @@ const SETS = [
   ['split, plain', F.VERSION_1],
   ['packed', F.VERSION_1 | F.EVENT_IDX | F.MRG_RXBUF | F.RING_PACKED | OFFLOADS],
   ['packed, indirect', F.VERSION_1 | F.INDIRECT_DESC | F.RING_PACKED],
+  ['split, in order', F.VERSION_1 | F.EVENT_IDX | F.MRG_RXBUF | F.IN_ORDER | OFFLOADS],
+  ['packed, in order', F.VERSION_1 | F.MRG_RXBUF | F.RING_PACKED | F.IN_ORDER | OFFLOADS],
 ] as const;
 
 const bedOf = (features: bigint) =>
@@ -246,6 +248,8 @@ test('what can not have come back is refused: never lent, too long, twice, in th
         ['an index one behind', () => view.setUint16(offset(bed.tx.driver.areas.device) + 2, 0xffff, true)],
       );
     }
+    if (!packed && (features & F.IN_ORDER) !== 0n)
+      txLies.push(['the second of two, where the index says one', () => giveBack(bed.tx, [[3, 0]])]);
     for (const [what, lie] of txLies) {
       bed.reset();
       sendOne();

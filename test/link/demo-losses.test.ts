@@ -14,7 +14,7 @@ import { changeLink } from '../../src/linux/link.js';
 import { rootTest } from '../../src/linux/testing.js';
 import { openTap, type Tap } from '../../src/linux/tun.js';
 
-const FLOW_MS = 800;
+const FLOW_MS = 400;
 /** Of a segment with as much payload as there can be. */
 const FRAME = 1514;
 
@@ -98,7 +98,7 @@ rootTest('segments that the kernel has no room for: the demo does not fail', asy
 });
 
 rootTest('segments that are late, and sent again for nothing: the demo does not fail', async () => {
-  const result = counts(await over({ stops: { behind: 200, ms: 600 } }));
+  const result = counts(await over({ stops: { behind: 200, ms: 450 } }));
   assert.ok(result.spurious > 0 && result.dropped === 0, JSON.stringify(result));
   assert.deepEqual(result.failures, []);
 });

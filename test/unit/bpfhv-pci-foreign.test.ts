@@ -5,9 +5,9 @@
 import assert from 'node:assert/strict';
 import * as L from '../../datapath/layout.js';
 import { CTRL, PROGRAMS, REG, STATUS } from '../../src/guest/bpfhv/registers.js';
+import { BAR } from '../../src/guest/pci/bpfhv-numbers.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { IRQ } from '../../src/linux/vfio-numbers.js';
-import { BAR } from '../../src/pci/bpfhv/layout.js';
 import { readFlow } from '../../src/port/flow.js';
 import { deviceType } from '../../src/ring/registry.js';
 import { arena, eventually, Testbed, window } from '../compliance/testbed.js';

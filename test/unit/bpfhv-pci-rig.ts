@@ -12,6 +12,7 @@ import { BpfhvDriver, type DriverOptions } from '../../src/guest/bpfhv/driver.js
 import { CTRL, REG } from '../../src/guest/bpfhv/registers.js';
 import type { BpfhvTransport } from '../../src/guest/bpfhv/transport.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
+import { BAR } from '../../src/guest/pci/bpfhv-numbers.js';
 import { EventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
@@ -20,7 +21,6 @@ import { type Watch, watchReadable } from '../../src/linux/watch.js';
 import type { MemoryRegionSpec } from '../../src/nic/control.js';
 import { Nic, type NicOptions } from '../../src/nic/nic.js';
 import { BpfhvPciDevice, type BpfhvPciOptions } from '../../src/pci/bpfhv/device.js';
-import { BAR } from '../../src/pci/bpfhv/layout.js';
 import type { PciFunction } from '../../src/pci/function.js';
 import { type FlowCounters, portFlow } from '../../src/port/flow.js';
 import type { PortHandle } from '../../src/port/port.js';

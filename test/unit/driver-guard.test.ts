@@ -49,7 +49,7 @@ function contextOf(guest: Guest, queue: 'rx' | 'tx'): number {
   const probe = guest.ram.allocate(64);
   const start = probe - Number(guest.ram.toGuest(probe) - guest.ram.guestPhysicalAddress);
   guest.ram.free(probe);
-  return queue === 'rx' ? start : start + Math.ceil(CONTEXT_SIZE / 64) * 64 + BUFS * 2048;
+  return queue === 'rx' ? start : start + Math.ceil(CONTEXT_SIZE / 2048) * 2048 + BUFS * 2048;
 }
 
 const errorsOf = (guest: Guest, direction: 'rx' | 'tx') =>

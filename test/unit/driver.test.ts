@@ -158,7 +158,7 @@ function spoilCookies(guest: Guest, bufs: number): void {
   const start = probe - Number(guest.ram.toGuest(probe) - guest.ram.guestPhysicalAddress);
   guest.ram.free(probe);
   const contextSize = CTX_OPAQUE + 512 + 24 * bufs;
-  const tx = start + Math.ceil(contextSize / 64) * 64 + bufs * 2048;
+  const tx = start + Math.ceil(contextSize / 2048) * 2048 + bufs * 2048;
   for (let i = 0; i < bufs; i++) window.words[(tx + CTX_OPAQUE + 512 + 24 * i) >>> 2] = 0xdead;
 }
 

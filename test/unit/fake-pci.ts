@@ -108,7 +108,6 @@ export class RegisterFile implements PciAccess {
     this.done.push(`unmap ${iova} ${size}`);
   }
 
-  async reset(): Promise<void> {}
   async close(): Promise<void> {}
 
   /** It raises one of its interrupts. */

@@ -296,7 +296,10 @@ largeTest('no room in the window: the queue stands still until the guest starts 
     }
     guest.kicks[TX]!.signal();
     await eventually(() => rig.complaints().length > 0);
-    assert.match(rig.complaints()[0]!, /^queue 1 stands still: no room in the window for \d+ bytes/);
+    assert.match(
+      rig.complaints()[0]!,
+      /^queue 1 stands still: no room in the window for the 1 buffers of a frame$/,
+    );
     assert.match(nic.dump(), /queue 1 tx: .* fault memory/);
     assert.equal(swallowed(rig)!.sequence, 0);
     assert.equal((await nic.upgrade({ spin: true })).outcome, 'done', 'the NIC goes on');
@@ -373,3 +376,39 @@ largeTest('a ring that carries flow marks: headers are read where the kernel has
   assert.notEqual(ring.getUint32(512 + 20, true), 0, 'no mark');
   assert.deepEqual(complaints(), []);
 });
+
+largeTest('several such guests: whoever has much of the window gives way to who has nothing', async start => {
+  // The first takes all that is left, but for what the others need to begin.
+  const greedy = await start({});
+  greedy.guest.sring(0, RX);
+  const spare = takeOf(40);
+  const filled = [fillWindow(12)];
+  try {
+    await send(greedy, { count: 60 });
+    assert.equal(window.free, 0);
+    spare();
+    const rigs = [greedy, await start({}), await start({})];
+    for (const { guest } of rigs) for (const queue of [RX, TX]) guest.sring(0, queue);
+    filled.push(fillWindow(1));
+    for (const rig of rigs.slice(1)) await send(rig, { count: 40 });
+    await Promise.all(rigs.map((rig, i) => send(rig, { count: 100, first: i === 0 ? 60 : 40 })));
+    await Promise.all(rigs.map(rig => take(rig, { count: 60 })));
+    for (const [i, rig] of rigs.entries()) {
+      assert.deepEqual(swallowed(rig), { sequence: i === 0 ? 160 : 140, outOfOrder: 0 });
+      assert.deepEqual(rig.complaints(), []);
+    }
+  } finally {
+    for (const empty of filled) empty();
+  }
+});
+
+/** Takes so many units of the window; what is returned gives them back. */
+function takeOf(units: number): () => void {
+  const memory = createMemfd({ name: 'spare', size: UNIT });
+  const range = { fd: memory.fd, fileOffset: 0, length: UNIT, name: 'spare' };
+  const taken = Array.from({ length: units }, () => window.overlay(range, 4096)!.mapping);
+  return () => {
+    for (const mapping of taken) mapping.close();
+    memory.close();
+  };
+}

@@ -90,7 +90,7 @@ guestTest('eight pairs, eight workers on either side: each pair for itself, both
   const guest = await make.guest({ netdev: 'source', queuePairs: 8, bufs: 16, ...eight });
   const backend = await make.backend('source', { device: 'vring_packed', ...eight });
   guest.connect(backend.nic);
-  const enough = () => allBeyond(packetsOf(backend, 'tx'), 200) && allBeyond(packetsOf(guest, 'rx'), 200);
+  const enough = () => allBeyond(packetsOf(backend, 'tx'), 50) && allBeyond(packetsOf(guest, 'rx'), 50);
   await goUp(guest);
   await eventually(enough);
   // A change of contract is all workers' too.

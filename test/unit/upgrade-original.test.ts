@@ -21,7 +21,7 @@ import { type Backend, type Guest, guestTest } from './driver-rig.js';
 import type { WatchTask } from './gap-watcher.js';
 
 const TYPES = ['sring', 'sring_gso', 'vring_packed'] as const;
-const UPGRADES = 6;
+const UPGRADES = 3;
 
 /** The NIC as such a backend has it; `refusals` are what it had to refuse. */
 function original(

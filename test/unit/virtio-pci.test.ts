@@ -5,7 +5,9 @@ import { signalEventFd } from '../../src/linux/eventfd.js';
 import { eventually } from '../../src/linux/testing.js';
 import { IRQ, REGION } from '../../src/linux/vfio-numbers.js';
 import { NET_FEATURE } from '../../src/nic/virtio-offers.js';
+import { VirtioNetFunction } from '../../src/pci/virtio/index.js';
 import { LEGACY } from '../../src/pci/virtio/numbers.js';
+import { areaWritten } from '../../src/ring/virtio/areas.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { GuestRings } from './guest-rings.js';
 import { AT, BAR, MAC, pciTest, window } from './virtio-pci-rig.js';
@@ -152,6 +154,44 @@ pciTest('the largest packet is said where it is known', async start => {
   assert.equal(await rig.read(BAR.MODERN, AT.DEVICE + 10, 2), 9000);
   await rig.drive({ accept: F.VERSION_1 | NET_FEATURE.MTU });
   assert.match(rig.nic.dump(), /MTU 9000/);
+});
+
+for (const packed of [false, true]) {
+  pciTest(
+    `${packed ? 'packed' : 'split'}: areas that are only read, in memory that may not be written`,
+    async start => {
+      const rig = await start({ portSpec: 'source' });
+      const { fd, size, guestPhysicalAddress } = rig.ram;
+      // All of its memory once more, as an IOMMU shows what a driver has mapped for reading.
+      const again = guestPhysicalAddress + BigInt(size);
+      await rig.fn.setMemory(
+        [guestPhysicalAddress, again].map(gpa => ({
+          ...{ guestPhysicalAddress: gpa, hypervisorVirtualAddress: gpa, size: BigInt(size) },
+          ...{ mmapOffset: 0n, fd: fd.dup(), writable: gpa !== again },
+        })),
+      );
+      const enable = rig.enable.bind(rig);
+      const written = areaWritten(packed);
+      rig.enable = (index, num, areas, vector) => {
+        const at = (name: keyof typeof areas) => areas[name] + (written[name] ? 0n : BigInt(size));
+        const moved = { descriptor: at('descriptor'), driver: at('driver'), device: at('device') };
+        return enable(index, num, moved, vector);
+      };
+      await rig.drive({ accept: F.VERSION_1 | (packed ? F.RING_PACKED : 0n) });
+      await rig.flows();
+      assert.doesNotMatch(rig.log.join(), /warn/);
+    },
+  );
+}
+
+pciTest('queues are no longer than the NIC can have them', async start => {
+  const limits = { queuePairs: 1, bufs: 100 };
+  const rig = await start({ nicOptions: { limits } });
+  assert.equal(await rig.get(COMMON.QUEUE_SIZE, 2), 64);
+  for (const queueSize of [128, 96, 0, 0.5, Number.NaN]) {
+    const options = { nic: rig.nic, window, mac: MAC, queueSize };
+    assert.throws(() => new VirtioNetFunction(options), { name: 'RangeError', message: /at most 100/ });
+  }
 });
 
 pciTest('queues: registers of each, and of one that there is not', async start => {
@@ -542,6 +582,20 @@ pciTest('doorbells: eventfds in place of notifications', async start => {
   signalEventFd(doorbells[1]!.fd.fd);
   await eventually(() => rig.packets(1) === 3);
 });
+
+pciTest(
+  "a reset that fails is the log's, not the host's who has written what the guest wants",
+  async (start, t) => {
+    const rig = await start();
+    let express = await rig.read(REGION.CONFIG, 0x34, 1);
+    while ((await rig.read(REGION.CONFIG, express, 1)) !== 0x10)
+      express = await rig.read(REGION.CONFIG, express + 1, 1);
+    const broken = t.mock.method(rig.nic, 'reset', () => Promise.reject(new Error('worn out')));
+    await rig.write(REGION.CONFIG, express + 8, 0x8000, 2);
+    broken.mock.restore();
+    assert.deepEqual(rig.log, ['warn: the function can not be reset: worn out']);
+  },
+);
 
 pciTest('a reset through PCI Express, and a host that goes and comes back', async start => {
   const rig = await start({ portSpec: 'source' });

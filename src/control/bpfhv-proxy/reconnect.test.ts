@@ -46,6 +46,28 @@ test('pauses double up to their limit and start over after a useful session', as
   ]);
 });
 
+test('after useless sessions pauses have a limit of their own, which is no one else’s', async () => {
+  const abort = new AbortController();
+  const delays: number[] = [];
+  const attempts = ['useless', 'useless', 'useless', 'useless', 'fail', 'useless', 'useful', 'fail'];
+  let session = '';
+  await keepConnected({
+    connect: () => {
+      session = attempts.shift()!;
+      if (session === 'fail') throw new LinuxError('connect', ENOENT, '/nowhere');
+      return new ScriptedChannel([]);
+    },
+    session: async () => session === 'useful',
+    signal: abort.signal,
+    timings: { firstDelayMs: 1, maxDelayMs: 2, maxUselessDelayMs: 5 },
+    onWait: delayMs => {
+      delays.push(delayMs);
+      if (attempts.length === 0) abort.abort();
+    },
+  });
+  assert.deepEqual(delays, [1, 2, 4, 5, 2, 4, 1, 2]);
+});
+
 test('what waiting does not mend is not waited for, and an abort ends a pause', async () => {
   const session = async (): Promise<boolean> => true;
   const denied = (): Channel => {

@@ -10,6 +10,8 @@ export interface RetryTimings {
   /** Pause after the first failure; it doubles with each further one. Milliseconds. */
   readonly firstDelayMs: number;
   readonly maxDelayMs: number;
+  /** The limit after a session that was of no use: who listens will hardly be another one soon. Default: `maxDelayMs`. */
+  readonly maxUselessDelayMs?: number;
 }
 
 /** A peer that is ready is to be found well within a second. */
@@ -34,21 +36,25 @@ export interface ReconnectOptions {
  * Rejects when connecting fails for a reason that waiting does not mend (no permission, not a socket), or a session throws.
  */
 export async function keepConnected(options: ReconnectOptions): Promise<void> {
-  const { firstDelayMs, maxDelayMs } = { ...DEFAULT_RETRY_TIMINGS, ...options.timings };
+  const { firstDelayMs, maxDelayMs, ...rest } = { ...DEFAULT_RETRY_TIMINGS, ...options.timings };
+  const { maxUselessDelayMs = maxDelayMs } = rest;
   let delayMs = firstDelayMs;
   while (!options.signal.aborted) {
     let error: Error | null = null;
+    let mostMs = maxDelayMs;
     try {
       const channel = await options.connect();
       if (await options.session(channel)) delayMs = firstDelayMs;
+      else mostMs = maxUselessDelayMs;
     } catch (cause) {
       if (!isNobodyThere(cause)) throw cause;
       error = cause;
     }
     if (options.signal.aborted) return;
+    delayMs = Math.min(delayMs, mostMs);
     options.onWait?.(delayMs, error);
     await pause(delayMs, options.signal);
-    delayMs = Math.min(delayMs * 2, maxDelayMs);
+    delayMs *= 2;
   }
 }
 

@@ -8,6 +8,7 @@
  */
 
 import { type PciAccess, PciError } from '../../guest/pci/access.js';
+import { capabilities } from '../../guest/pci/capabilities.js';
 import { EventFd } from '../../linux/eventfd.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import { IRQ, REGION } from '../../linux/vfio-numbers.js';
@@ -18,10 +19,10 @@ import type { VfioClientOptions } from './client-connection.js';
 import { VfioUserError } from './errors.js';
 import { DEVICE, IO_FD_TYPE } from './requests.js';
 
-/** In configuration space: the list of capabilities, the one of MSI-X, and its bits. */
-const CAPABILITIES = 0x34;
+/** Bytes of configuration space in which capabilities are. */
+const CONFIG_SIZE = 256;
+/** The capability of MSI-X, its control word and that one's bits. */
 const MSIX = { ID: 0x11, CONTROL: 2, ENABLE: 0x8000, MASK_ALL: 0x4000 } as const;
-const MAX_CAPABILITIES = 48;
 const MAX_VECTORS = 2048;
 
 interface Wire {
@@ -79,13 +80,7 @@ export class VfioUserAccess implements PciAccess {
   }
 
   async readWords(region: number, offset: number, length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length);
-    const step = Math.max(4, this.#client.capabilities.maxDataXferSize & ~3);
-    for (let at = 0; at < length; at += step) {
-      const piece = Math.min(step, length - at);
-      bytes.set(await orPciError(this.#client.regionRead(region, offset + at, piece)), at);
-    }
-    return bytes;
+    return orPciError(readWords(this.#client, region, offset, length));
   }
 
   async write(region: number, offset: number, value: number, size: 1 | 2 | 4): Promise<void> {
@@ -150,12 +145,6 @@ export class VfioUserAccess implements PciAccess {
   async unmap(iova: bigint, size: number): Promise<void> {
     await orPciError(this.#client.dmaUnmap(iova, BigInt(size)));
     this.#maps.delete(iova);
-  }
-
-  async reset(): Promise<void> {
-    await orPciError(this.#client.reset());
-    // The eventfds are still connected, as after a reset by VFIO.
-    if (this.#connected) await this.#enableMsix(true);
   }
 
   /** The server has answered that nothing is reached any more, unless it is gone. */
@@ -244,14 +233,25 @@ async function findDoorbells(
   }
 }
 
+async function readWords(
+  client: VfioUserClient,
+  region: number,
+  offset: number,
+  length: number,
+): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length);
+  const step = Math.max(4, client.capabilities.maxDataXferSize & ~3);
+  for (let at = 0; at < length; at += step) {
+    bytes.set(await client.regionRead(region, offset + at, Math.min(step, length - at)), at);
+  }
+  return bytes;
+}
+
 /** Where MSI-X's control word is in configuration space; null: nowhere. */
 async function findMsixControl(client: VfioUserClient, size: number): Promise<number | null> {
-  const byte = async (at: number): Promise<number> => (await client.regionRead(REGION.CONFIG, at, 1))[0]!;
-  if (size < 256) return null;
-  let at = (await byte(CAPABILITIES)) & ~3;
-  for (let i = 0; at >= 0x40 && i < MAX_CAPABILITIES; i++) {
-    if ((await byte(at)) === MSIX.ID) return at + MSIX.CONTROL;
-    at = (await byte(at + 1)) & ~3;
+  if (size < CONFIG_SIZE) return null;
+  for (const { id, at } of capabilities(await readWords(client, REGION.CONFIG, 0, CONFIG_SIZE))) {
+    if (id === MSIX.ID) return at + MSIX.CONTROL;
   }
   return null;
 }

@@ -73,6 +73,8 @@ export class VfioUserClient {
         throw new VfioUserError('VFIO_VERSION', `the server speaks ${values!.major}.${values!.minor}`);
       }
       const theirs = decodeCapabilities(tail);
+      // Interrupts and memory could not be had from it.
+      if (theirs.maxMsgFds === 0) throw new VfioUserError('VFIO_FDS', 'the server takes no file descriptors');
       const most = Math.min(theirs.maxDataXferSize, maxDataXferSize);
       return new VfioUserClient(connection, { ...theirs, maxDataXferSize: most });
     } catch (error) {
@@ -130,7 +132,6 @@ export class VfioUserClient {
   async connectIrqs(index: number, start: number, eventfds: readonly OwnedFd[]): Promise<void> {
     const flags = IRQ_SET.DATA_EVENTFD | IRQ_SET.TRIGGER;
     const step = Math.min(this.capabilities.maxMsgFds, MAX_FDS);
-    if (step === 0) throw new VfioUserError('VFIO_FDS', 'the server takes no file descriptors');
     for (let at = 0; at < eventfds.length; at += step) {
       const fds = eventfds.slice(at, at + step);
       await this.setIrqs({ flags, index, start: start + at, count: fds.length }, { fds });

@@ -5,14 +5,26 @@
  * ```
  *   DMA_MAP, DMA_MAP, DMA_UNMAP, … ──► table ──► one setMemory ──► their replies
  * ```
- * When the function refuses, half of them are tried, then the other half: at last only the culprit is refused.
+ * When the function refuses, half of them are tried, then the other half: at last only the culprit is refused. That is for a client with few culprits; one
+ * with many gets the rest refused unseen.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { isErrno } from '../../linux/errors.js';
+import { MemoryError } from '../../memory/window.js';
 import type { PciFunction } from '../../pci/function.js';
 import { type DmaChange, type DmaLimits, DmaTable } from './dma.js';
 import type { Command } from './messages.js';
 
 export type MemoryCommand = Extract<Command, { readonly name: 'DMA_MAP' | 'DMA_UNMAP' }>;
+
+/** Memories that the function may refuse while the culprits among changes of one moment are looked for: enough for two or three among thousands. */
+const MAX_REFUSALS = 32;
+
+/** What is left of that; after the last one, the error that the other changes are refused with. */
+interface Search {
+  refusals: number;
+  over: { readonly error: unknown } | null;
+}
 
 export class ServerMemory {
   readonly #fn: PciFunction;
@@ -33,7 +45,7 @@ export class ServerMemory {
   /** Makes all changes, in their order. Returns for each one why it could not be made, or null. Never rejects. */
   async change(changes: readonly DmaChange[]): Promise<unknown[]> {
     try {
-      return await this.#apply(changes);
+      return await this.#apply(changes, { refusals: MAX_REFUSALS, over: null });
     } finally {
       this.#table.sweep();
     }
@@ -44,7 +56,8 @@ export class ServerMemory {
     this.#table.close();
   }
 
-  async #apply(changes: readonly DmaChange[]): Promise<unknown[]> {
+  async #apply(changes: readonly DmaChange[], search: Search): Promise<unknown[]> {
+    if (search.over) return refused(changes, search.over.error);
     const before = this.#table.snapshot();
     let changed = false;
     const errors = changes.map(change => {
@@ -61,10 +74,25 @@ export class ServerMemory {
       return errors;
     } catch (error) {
       this.#table.restore(before);
-      if (changes.length === 1) return [error];
+      search.refusals -= 1;
+      if (search.refusals === 0 || isNobodysFault(error)) search.over = { error };
+      if (search.over || changes.length === 1) return refused(changes, error);
     }
     await nextTurn();
     const half = changes.length >>> 1;
-    return [...(await this.#apply(changes.slice(0, half))), ...(await this.#apply(changes.slice(half)))];
+    const first = await this.#apply(changes.slice(0, half), search);
+    return [...first, ...(await this.#apply(changes.slice(half), search))];
   }
+}
+
+function refused(changes: readonly DmaChange[], error: unknown): unknown[] {
+  return changes.map(() => error);
+}
+
+/** This side has no descriptors or no room left: fewer changes would not be better ones. */
+function isNobodysFault(error: unknown): boolean {
+  return (
+    isErrno(error, 'EMFILE', 'ENFILE', 'ENOMEM') ||
+    (error instanceof MemoryError && error.code === 'MEMORY_FULL')
+  );
 }

@@ -199,8 +199,17 @@ export class DriverQueues {
     for (const giveBack of this.#taken.splice(0)) giveBack();
   }
 
-  #take(from: { allocate(size: number): number; free(address: number): void }, size: number): number {
-    const address = from.allocate(size);
+  #take(from: Arena, size: number): number {
+    return this.#given(from, from.allocate(size));
+  }
+
+  /** Of guest memory. The piece, or each part of `alignment` bytes, lies in one page. */
+  #takeRam(size: number, alignment?: number): number {
+    const { ram } = this.#host.transport;
+    return this.#given(ram, ram.allocate(size, alignment));
+  }
+
+  #given(from: { free(address: number): void }, address: number): number {
     this.#taken.push(() => from.free(address));
     return address;
   }
@@ -211,8 +220,8 @@ export class DriverQueues {
     const { prepare, finish, staging } = this.#hooks;
     const offloads = offloadsOf(this.#features, direction);
     const { stride, room, perFrame } = isLarge(offloads) ? LARGE_BUFFERS[direction] : SMALL_BUFFERS;
-    const context = this.#take(ram, contextSize);
-    const bufferBase = this.#take(ram, num * stride);
+    const context = this.#takeRam(contextSize);
+    const bufferBase = this.#takeRam(num * stride, stride);
     const address = this.#take(arena, L.DRIVER_SIZE);
     const lists = this.#take(arena, num * 5); // the stack of free buffers, then an owner byte for each
     const fields: [number, number][] = [

@@ -2,6 +2,8 @@
 import { BUFFER_PAIR } from './contract.js';
 
 const UNIT = 0x20_0000;
+/** What the ends of pages, and of aligned pieces, leave unused for each pair. */
+const ENDS = 0x2_0000;
 
 export interface RamWish {
   readonly queuePairs: number;
@@ -17,7 +19,7 @@ export interface RamWish {
 export function bpfhvRamSize({ queuePairs, bufs, contextSize = 0, maxBufs = bufs }: RamWish): number {
   const queues = (num: number) => {
     const context = Math.max(contextSize, 65536 + 64 * num);
-    return queuePairs * (num * BUFFER_PAIR + 2 * context);
+    return queuePairs * (num * BUFFER_PAIR + 2 * context + ENDS);
   };
   const bytes = maxBufs > bufs ? queues(bufs) + 2 * queues(maxBufs) : 2 * queues(bufs);
   return Math.ceil(bytes / UNIT) * UNIT + UNIT;

@@ -23,7 +23,6 @@ export interface PciAccess {
   /** Lets the function reach `size` bytes at `offset` of a file that is mapped here at `address` (of this process), as bus address `iova`. */
   map(region: { iova: bigint; size: number; fd: OwnedFd; offset: number; address: number }): Promise<void>;
   unmap(iova: bigint, size: number): Promise<void>;
-  reset(): Promise<void>;
   /** Called once when the function is gone. */
   onGone: (reason: Error | null) => void;
   /** Gives the function back: no interrupt comes, no memory is reached any more. */

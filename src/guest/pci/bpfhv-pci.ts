@@ -12,7 +12,6 @@
  * Eventfds and memory are the slot's and outlive functions. No interrupt tells of the link, or of a device that answers no more: STATUS is looked at now and then.
  */
 import { EventFd } from '../../linux/eventfd.js';
-import { replaceFd } from '../../linux/fd.js';
 import { REGION } from '../../linux/vfio-numbers.js';
 import { type Watch, watchReadable } from '../../linux/watch.js';
 import { type DeviceSizes, readSizes } from '../bpfhv/contract.js';
@@ -20,19 +19,21 @@ import { CTRL, REG, STATUS } from '../bpfhv/registers.js';
 import type { BpfhvTransport } from '../bpfhv/transport.js';
 import type { GuestRam } from '../guest-ram.js';
 import { type PciAccess, PciError } from './access.js';
+import {
+  BAR,
+  BPFHV_DEVICE,
+  BPFHV_VENDOR,
+  CAPABILITY_FLAG,
+  isDoorbellSize,
+  PROGRAM_WINDOW_SIZE,
+  REGISTERS_SIZE,
+  SIGNATURE,
+  SIGNATURE_VERSION,
+} from './bpfhv-numbers.js';
 import { vendorCapability } from './capabilities.js';
+import { wireDoorbell } from './doorbell.js';
 
-const BPFHV_ID = 0x000e_1b36;
 const CONFIG_SIZE = 256;
-const REGISTERS_SIZE = 256;
-const PROGRAM_WINDOW = 0x2_0000;
-const isDoorbellSize = (n: number) => n >= 8 && n <= 2 ** 21 && (n & (n - 1)) === 0;
-
-/** What polynic's devices say of themselves where others have nothing: "PLNC", version, flags. */
-const SIGNATURE = 'PLNC';
-const SIGNATURE_VERSION = 1;
-const FLAG_PREVIEWS = 1;
-
 const ALL_ONES = 0xffff_ffff;
 const LOOK_MS = 1000;
 
@@ -51,29 +52,36 @@ export interface BpfhvFunction {
  */
 export async function probeBpfhv(access: PciAccess): Promise<BpfhvFunction> {
   const config = await access.readWords(REGION.CONFIG, 0, CONFIG_SIZE);
-  const id = new DataView(config.buffer, config.byteOffset).getUint32(0, true);
-  if (id !== BPFHV_ID) throw notBpfhv(`it is ${hex(id & 0xffff)}:${hex(id >>> 16)}, not 1b36:000e`);
-  if (access.regionSize(REGION.BAR0) < REGISTERS_SIZE) throw notBpfhv('its BAR 0 is too small');
-  const register = (offset: number) => access.read(REGION.BAR0, offset, 4);
-  await access.write(REGION.BAR0, REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE, 4);
+  const head = new DataView(config.buffer, config.byteOffset);
+  const id = idOf(head.getUint16(0, true), head.getUint16(2, true));
+  const wanted = idOf(BPFHV_VENDOR, BPFHV_DEVICE);
+  if (id !== wanted) throw notBpfhv(`it is ${id}, not ${wanted}`);
+  if (access.regionSize(BAR.REGISTERS) < REGISTERS_SIZE) throw notBpfhv('its BAR 0 is too small');
+  const register = (offset: number) => access.read(BAR.REGISTERS, offset, 4);
+  await access.write(BAR.REGISTERS, REG.CTRL, CTRL.RX_DISABLE | CTRL.TX_DISABLE, 4);
   const sizes = await readSizes({ read: register });
   const queues = sizes.numRxQueues + sizes.numTxQueues;
   const doorbellSize = await register(REG.DOORBELL_SIZE);
   if (!isDoorbellSize(doorbellSize)) throw notBpfhv(`its doorbells are ${doorbellSize} bytes apart`);
-  if (access.regionSize(REGION.BAR1) < queues * doorbellSize) throw notBpfhv('its BAR 1 is too small');
-  if (access.regionSize(REGION.BAR3) < PROGRAM_WINDOW) throw notBpfhv('its BAR 3 is too small');
+  if (access.regionSize(BAR.DOORBELLS) < queues * doorbellSize) throw notBpfhv('its BAR 1 is too small');
+  if (access.regionSize(BAR.PROGRAM) < PROGRAM_WINDOW_SIZE) throw notBpfhv('its BAR 3 is too small');
   if (access.vectors <= queues)
     throw notBpfhv(`${access.vectors} MSI-X vectors are too few for ${queues} queues`);
   const [version = 0, flags = 0] = vendorCapability(config, SIGNATURE) ?? [];
-  return { sizes, doorbellSize, previews: version === SIGNATURE_VERSION && (flags & FLAG_PREVIEWS) !== 0 };
+  return {
+    sizes,
+    doorbellSize,
+    previews: version === SIGNATURE_VERSION && (flags & CAPABILITY_FLAG.PREVIEWS) !== 0,
+  };
 }
 
 function notBpfhv(why: string): PciError {
   return new PciError('PCI_DEVICE', `not a bpfhv device: ${why}`);
 }
 
-function hex(number: number): string {
-  return number.toString(16).padStart(4, '0');
+/** As `lspci -n` writes it. */
+function idOf(vendor: number, device: number): string {
+  return [vendor, device].map(number => number.toString(16).padStart(4, '0')).join(':');
 }
 
 export interface BpfhvPciOptions {
@@ -111,7 +119,9 @@ export class BpfhvPci implements BpfhvTransport {
     this.#doorbells = each('doorbell');
     this.#interrupts = each('interrupt');
     this.#upgrade = EventFd.create('upgrade');
-    this.#watch = watchReadable(this.#upgrade.fd, () => this.#interrupted());
+    this.#watch = watchReadable(this.#upgrade.fd, () => {
+      if (this.#countInterrupt()) this.#interrupted();
+    });
     this.#watch.unref();
     this.#timer = setInterval(() => void this.#look(), lookMs);
     this.#timer.unref();
@@ -125,9 +135,9 @@ export class BpfhvPci implements BpfhvTransport {
     return this.#previews && (this.#status & STATUS.UPGRADE) !== 0 && !this.#fresh;
   }
 
-  /** An interrupt counts when it has come, whether or not the event loop has got to it. */
+  /** An interrupt counts when it has come, whether or not the event loop has got to it: then `onChange` comes later, as it would have. */
   get generation(): number {
-    this.#interrupted();
+    if (this.#countInterrupt()) setImmediate(() => this.#interrupted());
     return this.#generation;
   }
 
@@ -157,11 +167,8 @@ export class BpfhvPci implements BpfhvTransport {
     await access.map(this.#memory);
     await access.connect([...this.#interrupts, this.#upgrade].map(({ owner }) => owner));
     for (const [queue, { owner }] of this.#doorbells.entries()) {
-      const offset = queue * doorbellSize;
-      const own = access.doorbell?.(REGION.BAR1, offset);
-      using fresh = EventFd.create(owner.name); // what it stood for before may be another function's
-      replaceFd(owner, own ?? fresh.owner);
-      if (!own) await access.wire(REGION.BAR1, offset, queue, 4, owner);
+      const bell = { region: BAR.DOORBELLS, offset: queue * doorbellSize, value: queue, size: 4 } as const;
+      await wireDoorbell(access, bell, owner);
     }
     if (gone) throw gone;
     this.#access = access;
@@ -174,7 +181,7 @@ export class BpfhvPci implements BpfhvTransport {
 
   async read(register: number): Promise<number> {
     const access = this.#here();
-    const value = await access.read(REGION.BAR0, register, 4);
+    const value = await access.read(BAR.REGISTERS, register, 4);
     if (register !== REG.STATUS) return value;
     if (value === ALL_ONES) {
       const gone = new PciError('PCI_GONE', 'the device answers no more: all its bits are ones');
@@ -195,11 +202,11 @@ export class BpfhvPci implements BpfhvTransport {
       if (this.#fresh && nothingAnnounced) value &= ~CTRL.UPGRADE_READY;
       this.#fresh = false;
     }
-    await access.write(REGION.BAR0, register, value, 4);
+    await access.write(BAR.REGISTERS, register, value, 4);
   }
 
   async readProgram(instructions: number): Promise<Uint8Array> {
-    return this.#here().readWords(REGION.BAR3, 0, instructions * 8);
+    return this.#here().readWords(BAR.PROGRAM, 0, instructions * 8);
   }
 
   /** The function reaches our memory no more, if it is there. */
@@ -222,9 +229,9 @@ export class BpfhvPci implements BpfhvTransport {
   /** The device forgets what it has been given, contexts before the memory that they are in. */
   async #letGo(access: PciAccess): Promise<void> {
     for (const queue of this.#doorbells.keys()) {
-      await access.write(REGION.BAR0, REG.QUEUE_SELECT, queue, 4);
-      await access.write(REGION.BAR0, REG.CTX_PADDR_LO, 0, 4);
-      await access.write(REGION.BAR0, REG.CTX_PADDR_HI, 0, 4);
+      await access.write(BAR.REGISTERS, REG.QUEUE_SELECT, queue, 4);
+      await access.write(BAR.REGISTERS, REG.CTX_PADDR_LO, 0, 4);
+      await access.write(BAR.REGISTERS, REG.CTX_PADDR_HI, 0, 4);
     }
     const { iova, size } = this.#memory;
     await access.unmap(iova, size);
@@ -240,10 +247,15 @@ export class BpfhvPci implements BpfhvTransport {
     return this.#access;
   }
 
-  #interrupted(): void {
-    if (this.#closed || this.#upgrade.drain() === 0) return;
+  /** Whether an upgrade interrupt has come that nobody has counted. */
+  #countInterrupt(): boolean {
+    if (this.#closed || this.#upgrade.drain() === 0) return false;
     this.#generation++;
-    this.onChange();
+    return true;
+  }
+
+  #interrupted(): void {
+    if (!this.#closed) this.onChange();
   }
 
   async #look(): Promise<void> {

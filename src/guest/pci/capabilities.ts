@@ -16,16 +16,26 @@ const VENDOR_SPECIFIC = 9;
 const MAX_CAPABILITIES = 48;
 
 /**
- * What vendor-specific capabilities have behind their lengths. Of a configuration space that leads nowhere or in circles, what can be followed counts.
+ * Where each of them is. Of a configuration space that leads nowhere or in circles, what can be followed counts.
  * @param config the first 256 bytes
  */
-export function* vendorCapabilities(config: Uint8Array): Generator<Uint8Array> {
+export function* capabilities(config: Uint8Array): Generator<{ readonly id: number; readonly at: number }> {
   if ((config[STATUS]! & HAS_LIST) === 0) return;
   let at = config[POINTER]! & ~3;
   for (let n = 0; n < MAX_CAPABILITIES && at >= FIRST; n++) {
-    const end = Math.min(at + config[at + 2]!, config.length);
-    if (config[at] === VENDOR_SPECIFIC) yield config.subarray(at + 3, Math.max(end, at + 3));
+    yield { id: config[at]!, at };
     at = config[at + 1]! & ~3;
+  }
+}
+
+/**
+ * What vendor-specific capabilities have behind their lengths.
+ * @param config the first 256 bytes
+ */
+export function* vendorCapabilities(config: Uint8Array): Generator<Uint8Array> {
+  for (const { id, at } of capabilities(config)) {
+    const end = Math.min(at + config[at + 2]!, config.length);
+    if (id === VENDOR_SPECIFIC) yield config.subarray(at + 3, Math.max(end, at + 3));
   }
 }
 

@@ -7,7 +7,7 @@
  * What the kernel asks back (it is unplugged, or its administrator takes it away) is gone: the kernel waits until it is closed.
  */
 import { isErrno } from '../../linux/errors.js';
-import { drainEventFd, EventFd } from '../../linux/eventfd.js';
+import { EventFd } from '../../linux/eventfd.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import {
   bindPciDriver,
@@ -43,7 +43,8 @@ export class KernelPci implements PciAccess {
   readonly #device: VfioDevice;
   /** Signalled when the kernel wants the function back. */
   readonly #request: EventFd;
-  readonly #watches: Watch[] = [];
+  /** All end with the access, watch and eventfd together. */
+  readonly #watched: { readonly eventfd: EventFd; readonly watch: Watch }[] = [];
   readonly #binding: PciBinding;
   #state: 'here' | 'gone' | 'closed' = 'here';
 
@@ -84,8 +85,7 @@ export class KernelPci implements PciAccess {
       group.close();
       throw error;
     }
-    this.#watch(this.#request.fd, () => {
-      this.#request.drain();
+    this.#watch(this.#request, () => {
       this.#lose(new PciError('PCI_GONE', `the kernel takes PCI function ${address} back`));
     });
   }
@@ -121,8 +121,8 @@ export class KernelPci implements PciAccess {
         device.wire(region, offset, value, size, eventfd.fd);
       } catch (error) {
         if (!isErrno(error, 'EINVAL', 'ENOTTY', 'ENOSPC')) throw error;
-        this.#watch(eventfd.fd, () => {
-          drainEventFd(eventfd.fd);
+        // One of our own: the caller may close his while it is watched.
+        this.#watch(EventFd.adopt(eventfd.dup()), () => {
           void this.write(region, offset, value, size).catch(() => {}); // `onGone` has said so
         });
       }
@@ -150,26 +150,25 @@ export class KernelPci implements PciAccess {
     this.#here(() => this.#group.unmap(iova, size));
   }
 
-  async reset(): Promise<void> {
-    this.#here(device => device.reset());
-  }
-
   async close(): Promise<void> {
     const state = this.#state;
     this.#state = 'closed';
     if (state === 'closed') return;
-    for (const watch of this.#watches) watch.close();
+    for (const { watch } of this.#watched) watch.close();
     this.#device.close(); // interrupts and wires end here, and bus mastering
     this.#group.close();
-    this.#request.close();
+    for (const { eventfd } of this.#watched) eventfd.close();
     if (state === 'gone') this.#binding.forget();
     else this.#binding.undo();
   }
 
-  #watch(fd: number, callback: () => void): void {
-    const watch = watchReadable(fd, callback);
+  #watch(eventfd: EventFd, callback: () => void): void {
+    const watch = watchReadable(eventfd.fd, () => {
+      eventfd.drain();
+      callback();
+    });
     watch.unref();
-    this.#watches.push(watch);
+    this.#watched.push({ eventfd, watch });
   }
 
   /** Does something with a function that is there. Throws PciError PCI_GONE; LinuxError for what is refused. */

@@ -35,6 +35,7 @@ export class CommandQueue {
   readonly #buffer: number;
   /** Commands so far (split), slots so far (packed). */
   #count = 0;
+  #closed = false;
 
   /** Throws MemoryError MEMORY_FULL. */
   constructor(window: Window, ram: GuestRam, packed: boolean) {
@@ -55,23 +56,31 @@ export class CommandQueue {
     this.#view.setUint16(packed ? driver + 2 : driver, NO_INTERRUPT, true);
   }
 
-  /** Sends class, command and data. Rejects with PciError PCI_DEVICE when the device says no, or nothing. */
+  /** Sends class, command and data. Rejects with PciError: PCI_DEVICE when the device says no, or nothing; PCI_GONE when the queue was closed meanwhile. */
   async send(command: Uint8Array, ring: () => Promise<void>): Promise<void> {
     const ack = this.#buffer + command.length;
     new Uint8Array(this.#view.buffer).set(command, this.#buffer);
     this.#view.setUint8(ack, 0xff);
     const isDone = this.#packed ? this.#publishPacked(command.length) : this.#publishSplit(command.length);
     await ring();
-    for (const end = performance.now() + PATIENCE; !isDone(); await pause(LOOK_MS)) {
+    for (const end = performance.now() + PATIENCE; !this.#isOver(isDone); await pause(LOOK_MS)) {
       if (performance.now() > end) throw new PciError('PCI_DEVICE', 'the device does not answer a command');
     }
     const answer = this.#view.getUint8(ack);
     if (answer !== 0) throw new PciError('PCI_DEVICE', `the device refuses a command: ${answer}`);
   }
 
-  /** The device uses it no more. */
+  /** The device uses it no more. What is being sent has failed, and looks at the memory no more either. */
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     this.#ram.free(this.#at.descriptor);
+  }
+
+  /** After each wait: the memory may be somebody else's by then. */
+  #isOver(isDone: () => boolean): boolean {
+    if (this.#closed) throw new PciError('PCI_GONE', 'the device is gone');
+    return isDone();
   }
 
   #publishSplit(length: number): () => boolean {

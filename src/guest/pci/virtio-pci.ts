@@ -8,19 +8,21 @@
  *   ram ◄────────────────── DMA ──────────── rings and buffers
  * ```
  * Eventfds and memory are the slot's and outlive functions. Devices of the standard only, and of those the ones that know that addresses are the bus's: any
- * other would take them for the machine's memory.
+ * other would take them for the machine's memory. No interrupt tells of the link, or of a device that broke or answers no more: status is looked at now and
+ * then.
  */
 import { EventFd } from '../../linux/eventfd.js';
-import { replaceFd } from '../../linux/fd.js';
 import type { Window } from '../../memory/window.js';
 import { MAX_QUEUE_PAIRS } from '../../nic/limits.js';
+import { Turns } from '../../nic/turns.js';
 import { NET_FEATURE } from '../../nic/virtio-offers.js';
 import { VIRTIO_FEATURE as F } from '../../ring/virtio/features.js';
 import type { GuestRam } from '../guest-ram.js';
 import type { RingPlace, VirtioOffer, VirtioTransport } from '../virtio/transport.js';
 import { type PciAccess, PciError } from './access.js';
+import { wireDoorbell } from './doorbell.js';
 import { COMMAND_RING, CommandQueue } from './virtio-command.js';
-import { COMMON, NET_CONFIG, NO_VECTOR, PCI_NET_FEATURE as P, STATUS } from './virtio-numbers.js';
+import { COMMON, NET_CONFIG, NET_STATUS, NO_VECTOR, PCI_NET_FEATURE as P, STATUS } from './virtio-numbers.js';
 import { findPlaces, notVirtio, type VirtioPlaces } from './virtio-places.js';
 import { NOTIFY_SIZE, type Notification, VirtioRegisters } from './virtio-registers.js';
 
@@ -29,6 +31,8 @@ const PLATFORM = F.ACCESS_PLATFORM | (1n << 36n);
 /** With which a device can have several pairs. */
 const SEVERAL = NET_FEATURE.MQ | P.CTRL_VQ;
 const SET_PAIRS = [4, 0] as const;
+const ALL_ONES = 0xff;
+const LOOK_MS = 1000;
 
 /** A device before it is used. */
 export interface VirtioFunction {
@@ -78,14 +82,19 @@ export interface VirtioPciOptions {
   readonly ram: GuestRam;
   /** At most. */
   readonly queuePairs: number;
+  /** How often to look at the device's status, milliseconds. */
+  readonly lookMs?: number;
 }
 
 interface Plugged {
   readonly access: PciAccess;
   readonly found: VirtioFunction;
   readonly registers: VirtioRegisters;
-  readonly offer: VirtioOffer;
+  offer: VirtioOffer;
   commands: CommandQueue | null;
+  /** It was started, and is to run. */
+  running: boolean;
+  linkUp: boolean;
 }
 
 export class VirtioPci implements VirtioTransport {
@@ -96,6 +105,10 @@ export class VirtioPci implements VirtioTransport {
   readonly #options: VirtioPciOptions;
   readonly #kicks: readonly EventFd[];
   readonly #calls: readonly EventFd[];
+  readonly #timer: NodeJS.Timeout;
+  /** Of those who set the device's status. */
+  readonly #turns = new Turns();
+  #looking = false;
   #plugged: Plugged | null = null;
 
   constructor(options: VirtioPciOptions) {
@@ -104,10 +117,16 @@ export class VirtioPci implements VirtioTransport {
     this.ram = options.ram;
     this.#kicks = rings.map(ring => EventFd.create(`ring ${ring}: kick`));
     this.#calls = rings.map(ring => EventFd.create(`ring ${ring}: call`));
+    this.#timer = setInterval(() => void this.#look(), options.lookMs ?? LOOK_MS);
+    this.#timer.unref();
   }
 
   get offer(): VirtioOffer | null {
     return this.#plugged?.offer ?? null;
+  }
+
+  get linkUp(): boolean {
+    return this.#plugged?.linkUp ?? false;
   }
 
   /**
@@ -120,39 +139,35 @@ export class VirtioPci implements VirtioTransport {
     const features = found.control ? found.features : found.features & ~NET_FEATURE.MQ;
     const offer = { features, queuePairs };
     const plugged = {
-      ...{ access, found, offer, commands: null },
+      ...{ access, found, offer, commands: null, running: false, linkUp: true },
       registers: new VirtioRegisters(access, found.places),
     };
-    let gone: Error | null = null;
+    let lost: Error | null = null;
     access.onGone = reason => {
-      gone = reason ?? new PciError('PCI_GONE', 'the device is gone');
-      this.#lose(plugged, gone);
+      lost = reason ?? gone();
+      this.#lose(plugged, lost);
     };
     await access.map(this.#memory);
     await access.connect(this.#calls.slice(0, 2 * queuePairs).map(({ owner }) => owner));
-    for (let ring = 0; ring < 2 * queuePairs; ring++) await this.#wire(plugged, ring);
-    if (gone) throw gone;
+    for (let ring = 0; ring < 2 * queuePairs; ring++) {
+      const { bar: region, offset } = found.notifications[ring]!;
+      await wireDoorbell(
+        access,
+        { region, offset, value: ring, size: NOTIFY_SIZE },
+        this.#kicks[ring]!.owner,
+      );
+    }
+    if (lost) throw lost;
     this.#plugged = plugged;
     this.onChange();
   }
 
-  async start(features: bigint, rings: readonly RingPlace[]): Promise<void> {
-    const plugged = this.#here();
-    const { registers, found } = plugged;
-    const several = (features & NET_FEATURE.MQ) !== 0n;
-    await registers.reset();
-    await registers.agree(features | (found.features & PLATFORM) | (several ? SEVERAL : 0n));
-    for (const ring of rings) await registers.enable(ring.index, ring.num, ring.areas, ring.index);
-    if (several) await this.#makeCommands(plugged, (features & F.RING_PACKED) !== 0n);
-    await registers.addStatus(STATUS.DRIVER_OK);
-    if (several) await this.#setPairs(plugged, rings.length / 2);
+  start(features: bigint, rings: readonly RingPlace[]): Promise<void> {
+    return this.#turns.take(() => this.#start(features, rings));
   }
 
-  async stop(): Promise<void> {
-    const plugged = this.#here();
-    await plugged.registers.reset();
-    plugged.commands?.close();
-    plugged.commands = null;
+  stop(): Promise<void> {
+    return this.#turns.take(async () => letGo(this.#here()));
   }
 
   kick(ring: number): number {
@@ -167,10 +182,11 @@ export class VirtioPci implements VirtioTransport {
   async close(): Promise<void> {
     const plugged = this.#plugged;
     this.#plugged = null;
+    clearInterval(this.#timer);
     try {
       await plugged?.access.unmap(this.#memory.iova, this.#memory.size);
     } finally {
-      plugged?.commands?.close();
+      if (plugged) closeCommands(plugged);
       for (const eventfd of [...this.#kicks, ...this.#calls]) eventfd.close();
     }
   }
@@ -181,39 +197,99 @@ export class VirtioPci implements VirtioTransport {
   }
 
   #here(): Plugged {
-    if (!this.#plugged) throw new PciError('PCI_GONE', 'there is no device');
+    if (!this.#plugged) throw gone();
     return this.#plugged;
   }
 
-  /** Has signals of a ring's doorbell reach the device. */
-  async #wire({ access, found }: Plugged, ring: number): Promise<void> {
-    const { owner } = this.#kicks[ring]!;
-    const { bar, offset } = found.notifications[ring]!;
-    const own = access.doorbell?.(bar, offset);
-    if (own) replaceFd(owner, own);
-    else await access.wire(bar, offset, ring, NOTIFY_SIZE, owner);
+  async #start(features: bigint, rings: readonly RingPlace[]): Promise<void> {
+    const plugged = this.#here();
+    const { registers, found } = plugged;
+    const several = (features & NET_FEATURE.MQ) !== 0n;
+    await letGo(plugged);
+    await registers.agree(features | (found.features & (PLATFORM | P.STATUS)) | (several ? SEVERAL : 0n));
+    for (const ring of rings) await registers.enable(ring.index, ring.num, ring.areas, ring.index);
+    if (several) await this.#makeCommands(plugged, (features & F.RING_PACKED) !== 0n);
+    await registers.addStatus(STATUS.DRIVER_OK);
+    if (several) await this.#setPairs(plugged, rings.length / 2);
+    plugged.linkUp = await hasLink(plugged);
+    plugged.running = true;
+  }
+
+  async #look(): Promise<void> {
+    const plugged = this.#plugged;
+    if (!plugged || this.#looking) return;
+    this.#looking = true;
+    try {
+      await this.#turns.take(() => this.#lookAt(plugged));
+    } catch (error) {
+      // One that is gone tells so itself; what can't be reset is of no more use than that.
+      if ((error as PciError).code === 'PCI_DEVICE') this.#lose(plugged, error as PciError);
+    } finally {
+      this.#looking = false;
+    }
+  }
+
+  async #lookAt(plugged: Plugged): Promise<void> {
+    const status = await plugged.registers.get(COMMON.STATUS, 1);
+    if (status === ALL_ONES) this.#lose(plugged, gone('the device answers no more: all its bits are ones'));
+    if (plugged !== this.#plugged || !plugged.running) return;
+    const broken = (status & (STATUS.DRIVER_OK | STATUS.NEEDS_RESET)) !== STATUS.DRIVER_OK;
+    const linkUp = broken ? plugged.linkUp : await hasLink(plugged);
+    if (!broken && linkUp === plugged.linkUp) return;
+    if (broken) {
+      await letGo(plugged);
+      plugged.offer = { ...plugged.offer }; // whoever takes it up begins anew
+    }
+    plugged.linkUp = linkUp;
+    if (plugged === this.#plugged) this.onChange();
   }
 
   /** The control queue, for the number of pairs. */
   async #makeCommands(plugged: Plugged, packed: boolean): Promise<void> {
     const { registers, found } = plugged;
-    plugged.commands?.close();
+    if (plugged !== this.#plugged) throw gone();
     plugged.commands = new CommandQueue(this.#options.window, this.ram, packed);
     await registers.enable(found.control!.index, COMMAND_RING, plugged.commands.areas, NO_VECTOR);
   }
 
   async #setPairs({ access, commands, found }: Plugged, pairs: number): Promise<void> {
+    if (!commands) throw gone();
     const { index, notification } = found.control!;
     const { bar, offset } = notification;
     const ring = () => access.write(bar, offset, index, NOTIFY_SIZE);
-    await commands!.send(Uint8Array.of(...SET_PAIRS, pairs, 0), ring);
+    await commands.send(Uint8Array.of(...SET_PAIRS, pairs, 0), ring);
   }
 
   #lose(plugged: Plugged, reason: Error): void {
     if (plugged !== this.#plugged) return;
     this.#plugged = null;
-    plugged.commands?.close();
+    closeCommands(plugged);
     this.onChange();
     this.onGone(reason);
   }
+}
+
+/** The device uses nothing any more. Rejects with PciError. */
+async function letGo(plugged: Plugged): Promise<void> {
+  plugged.running = false;
+  try {
+    await plugged.registers.reset();
+  } finally {
+    closeCommands(plugged); // a device that does not reset itself is given up
+  }
+}
+
+/** A device that does not tell of a link has one. */
+async function hasLink({ registers, found }: Plugged): Promise<boolean> {
+  if ((found.features & P.STATUS) === 0n) return true;
+  return ((await registers.own(NET_CONFIG.STATUS, 2)) & NET_STATUS.LINK_UP) !== 0;
+}
+
+function closeCommands(plugged: Plugged): void {
+  plugged.commands?.close();
+  plugged.commands = null;
+}
+
+function gone(message = 'there is no device'): PciError {
+  return new PciError('PCI_GONE', message);
 }

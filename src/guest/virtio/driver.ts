@@ -58,6 +58,8 @@ export class VirtioDriver {
   /** Of rings that were let go: those that come after them go on counting. */
   #counters: RingCounters = new Map();
   #running = false;
+  /** As the network device was told. */
+  #carrier = false;
   #wanted = false;
   /** A ring broke, or the device can't be worked with: stands still until the interface goes down, or another device comes. */
   #broken = false;
@@ -175,6 +177,14 @@ export class VirtioDriver {
     if (another || !this.#wanted) this.#broken = false;
     this.#device = offer;
     if (offer && wanted && !this.#broken && !this.#running) await this.#bringUp(offer);
+    this.#followLink();
+  }
+
+  #followLink(): void {
+    const up = this.#running && (this.#options.transport.linkUp ?? true);
+    if (up === this.#carrier) return;
+    this.#carrier = up;
+    this.#options.netdev.setCarrier?.(up);
   }
 
   async #bringUp(offer: VirtioOffer): Promise<void> {
@@ -198,15 +208,15 @@ export class VirtioDriver {
     await this.#call(() => ({ op: 'up' }));
     this.#running = true;
     this.#starts++;
-    netdev.setCarrier?.(true);
+    this.#followLink();
     this.#log('info', `device running: ${described(contract)}`);
     for (const resolve of this.#waiters.splice(0)) resolve();
   }
 
   async #bringDown(): Promise<void> {
-    const { transport, netdev } = this.#options;
+    const { transport } = this.#options;
     this.#running = false;
-    netdev.setCarrier?.(false);
+    this.#followLink();
     await this.#call(() => ({ op: 'stopTransmit' }));
     const gone = transport.offer !== this.#device;
     if (!gone) await this.#stopDevice();

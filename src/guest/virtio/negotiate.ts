@@ -22,8 +22,8 @@ export interface VirtioContract {
   readonly bufs: number;
 }
 
-/** Taken whenever they are offered. Not IN_ORDER: our rings are not kept that way. */
-const ALWAYS = F.MRG_RXBUF | F.INDIRECT_DESC | F.EVENT_IDX | F.VERSION_1;
+/** Taken whenever they are offered. */
+const ALWAYS = F.MRG_RXBUF | F.INDIRECT_DESC | F.EVENT_IDX | F.IN_ORDER | F.VERSION_1;
 
 /** A feature is of use only with all of another set; in an order in which each is judged after what it needs. */
 const NEEDS: readonly (readonly [features: bigint, needed: bigint])[] = [

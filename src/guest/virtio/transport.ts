@@ -32,6 +32,8 @@ export interface VirtioTransport {
   readonly ram: GuestRam;
   /** Null: there is no device now. Another object: another device, which knows nothing of what the former one was told. */
   readonly offer: VirtioOffer | null;
+  /** Whether the device has a link; without this, it has one as long as it is there. */
+  readonly linkUp?: boolean;
   /** Has the device work on these rings from now on, with these of its features. Rejects when it can't, or is gone; `stop` then makes sure of it. */
   start(features: bigint, rings: readonly RingPlace[]): Promise<void>;
   /** When it resolves, the device touches no ring any more; rejects when it is gone. */
@@ -40,6 +42,6 @@ export interface VirtioTransport {
   kick(ring: number): number;
   /** The eventfd of the ring's interrupt. */
   call(ring: number): number;
-  /** Called when `offer` has changed. */
+  /** Called when `offer` or `linkUp` has changed. */
   onChange: () => void;
 }

@@ -15,7 +15,7 @@ import { type Watch, watchReadable } from '../../linux/watch.js';
 import type { RegisterBackend } from './backend.js';
 import type { Offer } from './offer.js';
 
-/** Refusals that are logged of one attached backend: what provokes them may be a guest that has nothing better to do. */
+/** Refusals that are logged of one peer: what provokes them may be a guest that has nothing better to do, and resets its device as often. */
 const MAX_REFUSALS = 100;
 
 /** A contract as registers and program window show it. */
@@ -118,6 +118,12 @@ export class ShownContracts {
     this.#backend = null;
     this.#present = null;
     this.#generation++;
+    this.peerGone();
+  }
+
+  /** The peer whose refusals were logged is gone: the next one's are news again. */
+  peerGone(): void {
+    this.#refusals = 0;
   }
 
   /** Asks what the backend has announced. Asking takes a while, in which it may announce something else: what was told till then is not shown. */
@@ -190,7 +196,6 @@ export class ShownContracts {
     this.#pending = false;
     this.#untold = false;
     this.#accepted = false;
-    this.#refusals = 0;
   }
 
   /** What is shown has changed, and the driver is to look. */

@@ -9,15 +9,17 @@
  * ```
  * Registers have 32 bits. A read of another width gives the bytes that lie there; of a write, each register counts that it covers as a whole.
  */
+import { BAR, isDoorbellSize, MIN_DOORBELL_SIZE } from '../../guest/pci/bpfhv-numbers.js';
 import { EventFd } from '../../linux/eventfd.js';
 import type { OwnedFd } from '../../linux/fd.js';
 import { IRQ, REGION } from '../../linux/vfio-numbers.js';
 import type { MemoryRegionSpec, NicParameters } from '../../nic/control.js';
 import { ConfigSpace } from '../config-space.js';
+import { type ConfiguredFunction, writeConfig } from '../config-writes.js';
 import type { PciFunction, RegionDoorbell, RegionShape } from '../function.js';
 import { Interrupts } from '../interrupts.js';
 import { dumpText, statusLine } from './dump.js';
-import { BAR, bpfhvShape, DOORBELL_WIDTH, MAX_DOORBELL_SIZE, MIN_DOORBELL_SIZE } from './layout.js';
+import { bpfhvShape, DOORBELL_WIDTH } from './layout.js';
 import { type DeviceNic, NicBackend } from './nic-backend.js';
 import { BpfhvRegisters } from './registers.js';
 
@@ -88,7 +90,7 @@ export class BpfhvPciDevice implements PciFunction {
    */
   static async create(options: BpfhvPciOptions): Promise<BpfhvPciDevice> {
     const { doorbellSize: size = MIN_DOORBELL_SIZE } = options;
-    if (!(size >= MIN_DOORBELL_SIZE && size <= MAX_DOORBELL_SIZE) || (size & (size - 1)) !== 0)
+    if (!isDoorbellSize(size))
       throw new RangeError(`doorbells of ${size} bytes: a power of two from 8 to 2^21 can be had`);
     const device = new BpfhvPciDevice(options);
     try {
@@ -136,8 +138,8 @@ export class BpfhvPciDevice implements PciFunction {
       case BAR.MSIX:
         return this.#interrupts.msix.write(offset, bytes);
       case REGION.CONFIG:
-        if (this.#config.write(offset, bytes)) return this.#resetByGuest();
-        return this.#interrupts.followConfig();
+        await writeConfig(this.#configured, offset, bytes);
+        break;
       default: // nothing can be written there
     }
   }
@@ -175,6 +177,7 @@ export class BpfhvPciDevice implements PciFunction {
     }
     const { parameters } = this.#nic;
     await this.#nic.disconnect();
+    this.#registers.contracts.peerGone();
     await this.#powerOn(parameters);
   }
 
@@ -185,12 +188,12 @@ export class BpfhvPciDevice implements PciFunction {
     for (const kick of this.#kicks) kick.close();
   }
 
-  async #resetByGuest(): Promise<void> {
-    try {
-      await this.reset();
-    } catch (error) {
-      this.#log('error', `the function can not be reset: ${(error as Error).message}`);
-    }
+  get #configured(): ConfiguredFunction {
+    return {
+      ...{ config: this.#config, interrupts: this.#interrupts },
+      reset: () => this.reset(),
+      warn: message => this.#log('error', message),
+    };
   }
 
   /** All state as a guest first finds it, with so many queues and buffers. For a NIC that does not run. */

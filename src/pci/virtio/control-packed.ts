@@ -15,6 +15,7 @@ import {
   checkPlace,
   DESC,
   DESC_SIZE,
+  orInterrupt,
   readDescriptor,
   ringError,
 } from './control-ring.js';
@@ -62,7 +63,7 @@ export class PackedControlRing implements ControlRing {
       this.#at -= num;
       this.#wrap = !this.#wrap;
     }
-    return this.#wantsInterrupt(before);
+    return orInterrupt(() => this.#wantsInterrupt(before));
   }
 
   arm(): boolean {

@@ -35,6 +35,8 @@ export class ControlQueue {
   #watch: Watch | null = null;
   #work: Promise<void> | null = null;
   #look = false;
+  /** A command that was carried out and is not given back yet: the ring's memory was away. */
+  #pending: { readonly chain: Chain; readonly done: boolean } | null = null;
 
   constructor(options: ControlQueueOptions) {
     this.#options = options;
@@ -70,16 +72,16 @@ export class ControlQueue {
     this.#watch?.close();
     this.#watch = null;
     this.#ring = null;
+    this.#pending = null;
   }
 
   async #run(ring: ControlRing): Promise<void> {
     try {
       while (this.#look && this.#ring === ring) {
         this.#look = false;
-        while (this.#ring === ring && (await this.#one(ring))) await nextTurn();
+        await this.#all(ring);
       }
     } catch (error) {
-      if (error instanceof MemoryError) return; // the ring waits until its memory is there
       this.#forget();
       this.#options.onBroken(error as Error);
     } finally {
@@ -87,14 +89,29 @@ export class ControlQueue {
     }
   }
 
+  /** All commands that there are, as far as the ring's memory is there: with the rest it waits for the next look. */
+  async #all(ring: ControlRing): Promise<void> {
+    try {
+      while (this.#ring === ring && (await this.#one(ring))) await nextTurn();
+    } catch (error) {
+      if (!(error instanceof MemoryError)) throw error;
+    }
+  }
+
   /** One command, if there is one. Returns whether there may be another one. */
   async #one(ring: ControlRing): Promise<boolean> {
-    const chain = ring.take();
-    if (!chain) return ring.arm();
-    const command = this.#commandOf(chain);
-    const done = command !== null && (await this.#options.carryOut(command));
-    if (this.#ring !== ring) return false;
-    if (ring.give(chain, this.#acknowledge(chain, done))) this.#options.interrupt();
+    if (!this.#pending) {
+      const chain = ring.take();
+      if (!chain) return ring.arm();
+      const command = this.#commandOf(chain);
+      const done = command !== null && (await this.#options.carryOut(command));
+      if (this.#ring !== ring) return false;
+      this.#pending = { chain, done };
+    }
+    const { chain, done } = this.#pending;
+    const interrupt = ring.give(chain, this.#acknowledge(chain, done));
+    this.#pending = null;
+    if (interrupt) this.#options.interrupt();
     return true;
   }
 

@@ -34,7 +34,10 @@ export interface Chain {
   readonly pieces: readonly Piece[] | null;
 }
 
-/** Every call throws MemoryError when the ring is not where the guest says, NicError NIC_RING when it is of no use any more. */
+/**
+ * Every call throws MemoryError when the ring is not where the guest says, and can be made again then, with the same effect as if it had not been made
+ * before; NicError NIC_RING when the ring is of no use any more.
+ */
 export interface ControlRing {
   /** The next command, in the order in which the guest made them available; null: none. It has to be given back before the next one is taken. */
   take(): Chain | null;
@@ -56,6 +59,15 @@ export interface ControlRingPlace {
 /** A ring that can't be used. */
 export function ringError(what: string): NicError {
   return new NicError('NIC_RING', `control queue: ${what}`);
+}
+
+/** Whether the guest wants an interrupt for what it has been given back. If that can't be read: one too many does no harm. */
+export function orInterrupt(wants: () => boolean): boolean {
+  try {
+    return wants();
+  } catch {
+    return true;
+  }
 }
 
 /** Throws VirtqError for a size that there is not, NicError NIC_RING for areas that are not aligned. */

@@ -14,6 +14,7 @@ import {
   type ControlRingPlace,
   checkPlace,
   DESC,
+  orInterrupt,
   readDescriptor,
   ringError,
 } from './control-ring.js';
@@ -39,8 +40,9 @@ export class SplitControlRing implements ControlRing {
     if (waiting > num) throw ringError(`${waiting} commands are waiting in a ring of ${num}`);
     const id = memory.load16(areas.driver + BigInt(4 + 2 * (this.#taken % num)));
     if (id >= num) throw ringError(`descriptor ${id} of ${num}`);
+    const chain = this.#walk(id);
     this.#taken = (this.#taken + 1) & 0xffff;
-    return this.#walk(id);
+    return chain;
   }
 
   give({ id }: Chain, written: number): boolean {
@@ -51,10 +53,13 @@ export class SplitControlRing implements ControlRing {
     view.setUint32(4, written, true);
     memory.write(areas.device + BigInt(4 + 8 * (this.#given % num)), entry);
     const before = this.#given;
-    this.#given = (before + 1) & 0xffff;
-    memory.store16(areas.device + 2n, this.#given);
-    if (eventIdx) return memory.load16(areas.driver + BigInt(4 + 2 * num)) === before;
-    return (memory.load16(areas.driver) & NO_INTERRUPT) === 0;
+    const after = (before + 1) & 0xffff;
+    memory.store16(areas.device + 2n, after);
+    this.#given = after;
+    return orInterrupt(() => {
+      if (eventIdx) return memory.load16(areas.driver + BigInt(4 + 2 * num)) === before;
+      return (memory.load16(areas.driver) & NO_INTERRUPT) === 0;
+    });
   }
 
   arm(): boolean {

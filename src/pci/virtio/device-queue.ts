@@ -2,8 +2,21 @@
 
 import { NO_VECTOR } from '../../guest/pci/virtio-numbers.js';
 import { EventFd } from '../../linux/eventfd.js';
+import type { VirtioNic } from '../../nic/virtio-nic.js';
 import type { Areas } from '../../ring/virtio/areas.js';
 import { LEGACY_PAGE } from './numbers.js';
+
+const DEFAULT_SIZE = 256;
+
+/**
+ * Descriptors that each queue can have: `wanted`, or as many as is usual of those that the NIC has. Throws RangeError for more than these, and for what is no
+ * power of two.
+ */
+export function queueSizeOf({ maxBufs }: VirtioNic, wanted?: number): number {
+  const size = wanted ?? Math.min(DEFAULT_SIZE, 2 ** Math.floor(Math.log2(maxBufs)));
+  if (Number.isInteger(size) && size > 0 && size <= maxBufs && (size & (size - 1)) === 0) return size;
+  throw new RangeError(`queues of ${size} descriptors: a power of two, at most ${maxBufs}, can be had`);
+}
 
 export class DeviceQueue {
   readonly index: number;

@@ -33,7 +33,7 @@ export interface VirtioNetOptions {
   readonly mac: Uint8Array;
   /** The guest is told the largest packet; default: it is not, and takes 1500. */
   readonly mtu?: number | undefined;
-  /** Descriptors of each queue at most: a power of two, no more than the NIC's limit. Default 256. */
+  /** Descriptors of each queue at most: a power of two, no more than the NIC's limit. Default 256, or that limit. */
   readonly queueSize?: number;
   /** Feature bits that the guest is not offered, though they could be had: packed rings, for example. */
   readonly withhold?: bigint;
@@ -51,7 +51,6 @@ const OWN = Object.values(P).reduce((all, one) => all | one, 0n);
 /** Of no meaning to drivers that follow the standard. */
 const LEGACY_ONLY = F.ANY_LAYOUT;
 const WORD = 0xffff_ffffn;
-const DEFAULT_QUEUE_SIZE = 256;
 
 export class VirtioNetDevice {
   readonly nic: VirtioNic;
@@ -73,8 +72,8 @@ export class VirtioNetDevice {
   #status = 0;
   #warnings = 0;
 
-  constructor(options: VirtioNetOptions, interrupts: Interrupts) {
-    const { nic, window, mac, mtu = 0, queueSize = DEFAULT_QUEUE_SIZE, name = 'virtio-net' } = options;
+  constructor(options: VirtioNetOptions & { queueSize: number }, interrupts: Interrupts) {
+    const { nic, window, mac, mtu = 0, queueSize, name = 'virtio-net' } = options;
     const hidden = NOT_OFFERED | (options.withhold ?? 0n);
     this.nic = nic;
     this.#options = options;
@@ -210,6 +209,11 @@ export class VirtioNetDevice {
     this.signals.reset();
   }
 
+  /** Says something about the guest, if not too much has been said about it already. */
+  warn(message: string): void {
+    if (this.#warnings++ < MAX_WARNINGS) this.#options.log?.('warn', message);
+  }
+
   /** Its host is gone, as the NIC was told: another one may come. */
   forgive(): void {
     this.#warnings = 0;
@@ -234,7 +238,7 @@ export class VirtioNetDevice {
   #agree(): void {
     const foreign = this.#accepted & ~this.offer;
     if (foreign !== 0n || (this.#accepted & F.VERSION_1) === 0n) {
-      this.#warn(`the guest's features 0x${this.#accepted.toString(16)} are refused`);
+      this.warn(`the guest's features 0x${this.#accepted.toString(16)} are refused`);
       return;
     }
     this.#features = this.#accepted;
@@ -279,7 +283,7 @@ export class VirtioNetDevice {
         command,
       );
     } catch (error) {
-      this.#warn(`a command of the guest failed: ${(error as Error).message}`);
+      this.warn(`a command of the guest failed: ${(error as Error).message}`);
       return false;
     }
   }
@@ -290,12 +294,8 @@ export class VirtioNetDevice {
 
   /** Nothing but a reset helps. */
   #broke(error: Error): void {
-    this.#warn(`the guest has to reset its device: ${error.message}`);
+    this.warn(`the guest has to reset its device: ${error.message}`);
     this.#status |= STATUS.NEEDS_RESET;
     this.#configChanged();
-  }
-
-  #warn(message: string): void {
-    if (this.#warnings++ < MAX_WARNINGS) this.#options.log?.('warn', message);
   }
 }

@@ -22,12 +22,14 @@ import { REGION } from '../../linux/vfio-numbers.js';
 import type { MemoryRegionSpec } from '../../nic/control.js';
 import { expressCapability, msixCapability } from '../capabilities.js';
 import { ConfigSpace } from '../config-space.js';
+import { writeConfig } from '../config-writes.js';
 import type { PciFunction, RegionDoorbell, RegionShape } from '../function.js';
 import { Interrupts } from '../interrupts.js';
 import { msixLayout } from '../msix.js';
 import { BarWindow, structureCapability } from './capabilities.js';
 import { commonRegisters } from './common-config.js';
 import { VirtioNetDevice, type VirtioNetOptions } from './device.js';
+import { queueSizeOf } from './device-queue.js';
 import { LEGACY_SIZE, LegacyBlock } from './legacy-block.js';
 import { CLASS_ETHERNET } from './numbers.js';
 import { type Register, readRegisters, writeRegisters } from './register-block.js';
@@ -68,7 +70,9 @@ export class VirtioNetFunction implements PciFunction {
   readonly #legacy: LegacyBlock | null;
   readonly #common: readonly Register[];
 
+  /** Throws RangeError for a `queueSize` that can't be had. */
   constructor(options: VirtioNetFunctionOptions) {
+    const queueSize = queueSizeOf(options.nic, options.queueSize);
     const { nic, transitional = false, msix: withMsix = true, name = 'virtio-net' } = options;
     const queues = 2 * nic.queuePairs + 1;
     const vectors = withMsix ? queues + 1 : 0;
@@ -105,7 +109,7 @@ export class VirtioNetFunction implements PciFunction {
     this.regions = this.#config.regions;
     this.#interrupts = new Interrupts({ config: this.#config, vectors, intx: true, name });
     this.irqs = this.#interrupts.counts;
-    this.device = new VirtioNetDevice(options, this.#interrupts);
+    this.device = new VirtioNetDevice({ ...options, queueSize }, this.#interrupts);
     this.#interrupts.msix.onTarget = () => this.device.retarget();
     this.#legacy = transitional ? new LegacyBlock(this.device) : null;
     this.#common = commonRegisters(this.device);
@@ -206,8 +210,16 @@ export class VirtioNetFunction implements PciFunction {
 
   async #writeConfig(offset: number, bytes: Uint8Array): Promise<void> {
     const config = this.#config;
-    if (config.write(offset, bytes)) return this.reset();
-    await this.#interrupts.followConfig();
+    const wasReset = await writeConfig(
+      {
+        ...{ config, interrupts: this.#interrupts },
+        reset: () => this.reset(),
+        warn: message => this.device.warn(message),
+      },
+      offset,
+      bytes,
+    );
+    if (wasReset) return;
     await this.device.retarget();
     const place = this.#window.meets(config, offset, bytes.length) ? this.#window.place(config) : null;
     if (place) await this.write(place.bar, place.offset, this.#window.read(config, place.length));

@@ -21,7 +21,7 @@ export interface GuestSpace {
 
 export interface VirtqDriverOptions {
   readonly direction: 'rx' | 'tx';
-  /** What was negotiated: VERSION_1 or ANY_LAYOUT, not IN_ORDER. */
+  /** What was negotiated: VERSION_1 or ANY_LAYOUT. */
   readonly features: bigint;
   /** Descriptors of the ring. */
   readonly num: number;
@@ -77,8 +77,16 @@ export class VirtqDriver {
       this.buffers,
       this.buffers * 4,
       direction === 'tx' ? this.buffers * 8 : 1,
+      (flags & L.VIRTQ_IN_ORDER) !== 0 ? num * 4 : 1,
     ].map(size => arena.allocate(size));
-    const [address, free, owner, links, sent] = own as [number, number, number, number, number];
+    const [address, free, owner, links, sent, order] = own as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
     this.address = address;
     this.bufferBase = buffers;
     this.areas = {
@@ -107,6 +115,7 @@ export class VirtqDriver {
       [L.VDRV_HEADER, header],
       [L.VDRV_LINKS, links],
       [L.VDRV_SENT, sent],
+      [L.VDRV_ORDER, order],
       [L.VDRV_TABLES, indirect ? tables : 0],
       [L.VDRV_TABLE_STRIDE, tableStride],
     ];
