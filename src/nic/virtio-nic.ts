@@ -315,14 +315,19 @@ export class VirtioNic implements VhostControl {
 
   async setTranslator(ask: AskTranslation | null): Promise<void> {
     this.#stage.ask = ask;
+    this.#rings.askAnew();
   }
 
   addTranslation(translation: Translation): Promise<void> {
-    return this.#exclusive(() => this.#changeTranslations(iotlb => iotlb.add(translation)));
+    return this.#exclusive(() => {
+      this.#rings.answered(translation.iova, translation.size);
+      return this.#changeTranslations(iotlb => iotlb.add(translation));
+    });
   }
 
   removeTranslation(iova: bigint, size: bigint): Promise<void> {
     return this.#exclusive(async () => {
+      this.#rings.answered(iova, size);
       // A guest that maps each packet by itself takes back what nobody has asked for, again and again.
       if (!this.#stage.iotlb.knows(iova, size)) return;
       await this.#changeTranslations(iotlb => iotlb.remove(iova, size));

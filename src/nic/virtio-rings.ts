@@ -154,12 +154,22 @@ export class VirtioRings {
     });
   }
 
+  /** The front end has said something of these addresses. */
+  answered(iova: bigint, size: bigint): void {
+    for (const ring of this.#rings.values()) ring.questions.answered(iova, size);
+  }
+
+  /** Whoever was asked is gone: all questions are open again. */
+  askAnew(): void {
+    for (const ring of this.#rings.values()) ring.questions.clear();
+  }
+
   /** The ring waits until it is told. */
   #askFor(ring: Vring, { address, kind }: Miss): void {
     const { stage, say } = this.#options;
     try {
       if (!stage.ask) throw new NicError('NIC_TRANSLATION', CAN_NOT_ASK);
-      stage.ask(address, kind === 'write');
+      ring.questions.put(address, kind === 'write', stage.ask);
     } catch (error) {
       const what = `ring ${ring.index} waits for the translation of 0x${address.toString(16)}`;
       say('warn', `${what}: ${(error as Error).message}`);
@@ -255,7 +265,8 @@ export class VirtioRings {
       .map(([iova, length, write]) => ({ iova: iotlb.missing(iova, length, write), write }))
       .filter(({ iova }) => iova !== null);
     if (missing.length === 0) return;
-    for (const { iova, write } of missing) ask?.(iova!, write);
-    throw new NicError('NIC_TRANSLATION', ask ? ASKED : CAN_NOT_ASK);
+    if (!ask) throw new NicError('NIC_TRANSLATION', CAN_NOT_ASK);
+    for (const { iova, write } of missing) ring.questions.put(iova!, write, ask);
+    throw new NicError('NIC_TRANSLATION', ASKED);
   }
 }

@@ -19,6 +19,7 @@ import { type Areas, areaSizes, areaWritten } from '../ring/virtio/areas.js';
 import { VIRTIO_FEATURE } from '../ring/virtio/features.js';
 import { type DirtyLog, Virtq } from '../ring/virtio/virtq.js';
 import { type Direction, NicError } from './control.js';
+import { Questions } from './questions.js';
 import { type QueueStats, readStats } from './queue.js';
 import type { Kick, VringAddresses } from './vhost-control.js';
 import type { VirtioHost } from './virtio-host.js';
@@ -62,6 +63,8 @@ export class Vring {
   addresses: VringAddresses | null = null;
   /** Why it is not placed, so that it is said once. */
   complaint = '';
+  /** What it waits to be told. */
+  readonly questions = new Questions();
   readonly #ring: Ring;
   readonly #window: VirtioHost['window'];
   #base = 0;
@@ -181,6 +184,7 @@ export class Vring {
 
   /** Its memory goes; it stays started. */
   displace(): void {
+    this.questions.clear();
     if (!this.#placed) return;
     this.#base = this.virtq.base;
     this.virtq.setLog(null);

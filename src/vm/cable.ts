@@ -35,24 +35,26 @@ export interface Rates {
 export class Cable {
   readonly netns: OwnedFd;
   /** Of the host's interface. */
-  readonly mac = HOST_MAC;
+  readonly interface: string;
+  readonly mac: string;
   readonly #taps: Tap[] = [];
 
-  constructor() {
-    this.netns = createNetns('the host end of a cable');
-    silenceIpv6(this.netns);
-    changeLink('lo', { up: true }, this.netns);
+  /** The namespace is the cable's own from now on. */
+  constructor(netns = makeHost('the host end of a cable'), name = INTERFACE, mac = HOST_MAC) {
+    this.netns = netns;
+    this.interface = name;
+    this.mac = mac;
   }
 
   /** What `--port` takes: a TAP in this namespace. */
   get port(): string {
-    return `tap:${INTERFACE},netns=/proc/${process.pid}/fd/${this.netns.fd},mac=${HOST_MAC}`;
+    return `tap:${this.interface},netns=/proc/${process.pid}/fd/${this.netns.fd},mac=${this.mac}`;
   }
 
   /** Opens a TAP with so many queues, for QEMU to inherit. */
   openTap(queues = 1): number[] {
     for (let n = 0; n < queues; n++) {
-      this.#taps.push(openTap({ name: INTERFACE, netns: this.netns, multiQueue: queues > 1 }));
+      this.#taps.push(openTap({ name: this.interface, netns: this.netns, multiQueue: queues > 1 }));
     }
     this.connect();
     return this.#taps.map(tap => tap.fd);
@@ -65,26 +67,26 @@ export class Cable {
   ): Promise<void> {
     let monitor: LinkMonitor | undefined;
     await new Promise<void>((resolve, reject) => {
-      monitor = monitorLink(INTERFACE, this.netns, link => {
-        if (link?.mac === HOST_MAC) resolve(); // it is made first, and gets its address then
+      monitor = monitorLink(this.interface, this.netns, link => {
+        if (link?.mac === this.mac) resolve(); // it is made first, and gets its address then
       });
       void program.ended.then(() =>
-        reject(new VmError('VM_TRAFFIC', `no ${INTERFACE}: its program ended\n${program.output}`)),
+        reject(new VmError('VM_TRAFFIC', `no ${this.interface}: its program ended\n${program.output}`)),
       );
     }).finally(() => monitor?.close());
-    if (mtu !== undefined) changeLink(INTERFACE, { mtu }, this.netns);
+    if (mtu !== undefined) changeLink(this.interface, { mtu }, this.netns);
     this.connect();
   }
 
   /** Gives the interface its address and sets it up. */
   connect(): void {
-    addAddress(INTERFACE, `${HOST_IP}/24`, this.netns);
-    changeLink(INTERFACE, { up: true }, this.netns);
+    addAddress(this.interface, `${HOST_IP}/24`, this.netns);
+    changeLink(this.interface, { up: true }, this.netns);
   }
 
   /** Tells the host's kernel the guest's address, so that nothing waits until it has asked; once for each TAP. */
   introduce(mac: string): void {
-    setNeighbour(INTERFACE, GUEST_IP, mac, this.netns);
+    setNeighbour(this.interface, GUEST_IP, mac, this.netns);
   }
 
   close(): void {
@@ -188,4 +190,12 @@ export async function configure(vm: Vm, name = 'eth0', ip = GUEST_IP): Promise<v
 
 export function shown({ toGuest, toHost }: Rates): string {
   return `to the guest ${toGuest.toFixed(1)} MB/s, to the host ${toHost.toFixed(1)} MB/s`;
+}
+
+/** A namespace for the host's end of cables. */
+export function makeHost(name: string): OwnedFd {
+  const netns = createNetns(name);
+  silenceIpv6(netns);
+  changeLink('lo', { up: true }, netns);
+  return netns;
 }

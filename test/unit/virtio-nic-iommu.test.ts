@@ -25,6 +25,8 @@ class Iommu {
   readonly #stream: VhostUserStream;
   /** Pages that were asked for, and for what. */
   readonly asked = new Map<bigint, number>();
+  /** Questions so far. */
+  questions = 0;
   perm: number = READ | WRITE;
   size = PAGE;
 
@@ -57,6 +59,7 @@ class Iommu {
       for (let m = await this.#stream.next(); m !== null; m = await this.#stream.next()) {
         const { iova, permType } = decodeBackendRequest(m);
         assert.equal(permType >>> 8, IOTLB.MISS);
+        this.questions++;
         this.asked.set(iova / PAGE, permType & 0xff);
       }
     } catch {
@@ -142,6 +145,29 @@ virtioTest('what is asked for is what is needed: to be read, or to be written', 
   rig.refill();
   await eventually(() => iommu.asked.size > 0);
   assert.deepEqual(new Set(iommu.asked.values()), new Set([WRITE]), 'buffers to receive into');
+  iommu.close();
+});
+
+virtioTest('a ring that waits asks once, whatever others are told meanwhile', async start => {
+  const accept = F.VERSION_1 | F.ACCESS_PLATFORM;
+  const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+  const iommu = await begin(rig);
+  await answerAll(iommu, () => rig.nic.dump().match(/fault none/g)?.length === 2 && rig.nic.running);
+  const before = iommu.questions;
+  const frames = rig.publish(32);
+  await eventually(() => iommu.asked.size === 1);
+  const [page] = iommu.asked.keys();
+  const others = iommu.message(IOTLB.UPDATE, 2n * SHIFT, PAGE, READ);
+  for (let i = 0; i < 20; i++) assert.ok(await rig.peer.confirm('IOTLB_MSG', others));
+  rig.refill();
+  await eventually(() => iommu.asked.size === 2);
+  assert.equal(iommu.questions, before + 2, 'one for each ring');
+
+  // What is taken back before it was given is asked for again.
+  assert.ok(await iommu.invalidate(page! * PAGE, PAGE));
+  assert.ok(await rig.peer.confirm('IOTLB_MSG', others));
+  await eventually(() => iommu.questions === before + 3);
+  await answerAll(iommu, () => rig.packets(1) === frames);
   iommu.close();
 });
 

@@ -3,50 +3,12 @@
  * QEMUs, either side listening; a backend that dies and comes back; a NIC that is plugged in and out. Every byte of TCP is checked both ways.
  */
 import assert from 'node:assert/strict';
-import type { TestContext } from 'node:test';
 import { configure, HOST_IP, shown } from '../../src/vm/cable.js';
 import type { QemuName } from '../../src/vm/qemu.js';
-import { Vm } from '../../src/vm/vm.js';
+import type { Vm } from '../../src/vm/vm.js';
 import { Backend, type Wish } from './kit/backend.js';
-import { LONG, QEMUS, vmTest } from './kit/needs.js';
-
-const BYTES = LONG ? 100_000_000 : 20_000_000;
-
-/** A test with a backend and a guest on it. */
-function vhostTest(
-  name: string,
-  qemu: QemuName,
-  wish: Wish,
-  body: (vm: Vm, backend: Backend, t: TestContext) => Promise<void>,
-): void {
-  vmTest(name, qemu, async t => {
-    const backend = await Backend.start(wish);
-    let vm: Vm | null = null;
-    try {
-      // Linux uses no more queue pairs than it has processors.
-      vm = await Vm.start({ qemu, memoryMb: 512, cpus: wish.queues ?? 1, nics: [backend.nic] });
-      await configure(vm);
-      await body(vm, backend, t);
-    } catch (error) {
-      t.diagnostic(`${backend.output}\n${vm?.console}`);
-      await vm?.stop();
-      await backend.abandon();
-      throw error;
-    }
-    await vm.stop();
-    await backend.close();
-  });
-}
-
-async function pingAndTcp(vm: Vm, { cable }: Backend, t: TestContext, streams = 1): Promise<void> {
-  t.diagnostic(await cable.ping(vm));
-  t.diagnostic(shown(await cable.tcp(vm, BYTES, streams)));
-}
-
-/** All that the guest's driver negotiated with QEMU, as bits from 0. */
-async function features(vm: Vm): Promise<string> {
-  return (await vm.run('cat /sys/class/net/eth0/device/features')).trim();
-}
+import { LONG, QEMUS } from './kit/needs.js';
+import { BYTES, features, pingAndTcp, vhostTest } from './kit/vhost-test.js';
 
 const PACKED_BIT = 34;
 const HOST_TSO4_BIT = 11;
@@ -75,7 +37,7 @@ for (const qemu of QEMUS) {
       assert.equal(bits[HOST_TSO4_BIT], offloads ? '1' : '0', 'segmentation by the host');
       const inUse = await vm.run('ls -d /sys/class/net/eth0/queues/tx-* | wc -l');
       assert.equal(inUse.trim(), String(queues));
-      await pingAndTcp(vm, backend, t, queues);
+      await pingAndTcp(vm, backend, t, { streams: queues });
     });
   }
 

@@ -9,6 +9,10 @@ import { Program } from '../../link/program.js';
 
 /** A NIC to be. */
 export interface Wish {
+  /** Where its port leads; default: a cable of its own. */
+  readonly cable?: Cable;
+  /** Further properties of QEMU's device. */
+  readonly properties?: readonly string[];
   readonly packed?: boolean;
   readonly offloads?: boolean;
   /** False: chains take as many descriptors as they have buffers. */
@@ -25,7 +29,7 @@ const WITHOUT_OFFLOADS = [
 ].map(name => `${name}=off`);
 
 export class Backend {
-  readonly cable = new Cable();
+  readonly cable: Cable;
   readonly folder = mkdtempSync(join(tmpdir(), 'polynic-vhost-'));
   readonly socket = join(this.folder, 'nic.sock');
   readonly #wish: Wish;
@@ -33,6 +37,7 @@ export class Backend {
 
   private constructor(wish: Wish) {
     this.#wish = wish;
+    this.cable = wish.cable ?? new Cable();
   }
 
   static async start(wish: Wish = {}): Promise<Backend> {
@@ -76,8 +81,9 @@ export class Backend {
   /** What QEMU is to be told. */
   get nic(): VhostUserNic {
     const { packed = false, offloads = true, indirect = true } = this.#wish;
-    const { queues = 1, listener = 'qemu', mtu } = this.#wish;
+    const { queues = 1, listener = 'qemu', mtu, properties: more = [] } = this.#wish;
     const properties = [
+      ...more,
       ...(packed ? ['packed=on'] : []),
       ...(offloads ? [] : WITHOUT_OFFLOADS),
       ...(indirect ? [] : ['indirect_desc=off']),
