@@ -20,6 +20,8 @@ const ROUNDS = 3;
 const PHASE_MS = 1200;
 const TCP_PORT = 5001;
 const UDP_PORT = 5002;
+/** Without offloads: what the others are compared with, too. */
+const SIMPLEST = 'sring';
 
 interface Link {
   close(): Promise<void>;
@@ -57,9 +59,10 @@ export async function measureLinks(
     const value = (kind: string) => median(samples.get(kind)!.map(pick));
     const copier = result(`${name}/copier`, unit, value('copier'));
     const veth = result(`${name}/veth`, unit, value('veth'));
+    const simplest = devices.includes(SIMPLEST) ? [result(`${name}/${SIMPLEST}`, unit, value(SIMPLEST))] : [];
     results.push(copier, veth);
     for (const device of devices) {
-      for (const against of [copier, veth])
+      for (const against of device === SIMPLEST ? [copier, veth] : [copier, veth, ...simplest])
         results.push(result(`${name}/${device}`, unit, value(device), against));
     }
   }

@@ -1,9 +1,11 @@
 /**
- * Our virtio driver on the kernel's vhost-net, inside a guest, whose kernel has one: TAPs and macvtaps behind it, with traffic between two namespaces.
+ * What needs more of a kernel than a machine for tests may have, inside a guest, with traffic between two namespaces: our virtio driver on the kernel's vhost-net, TAPs
+ * and macvtaps behind it; a macvtap behind our own backend.
  *
  * ```
- *   namespace      gst0 10.9.0.2 ══ TAP ══ polynic guest ── rings ── vhost-net ══ TAP ═════ hst0 10.9.0.1        the guest's own namespace
- *                                                                             ══ macvtap ══ veth ── peer 10.9.0.1
+ *   namespace      gst0 10.9.0.2 ══ TAP ══ polynic guest ── rings ──┬── vhost-net ────── TAP ═════ hst0 10.9.0.1        the guest's own namespace
+ *                                                                   ├── vhost-net ────── macvtap ══ veth ── peer 10.9.0.1
+ *                                                                   └── polynic serve ── macvtap ══ veth ── peer 10.9.0.1
  * ```
  */
 import assert from 'node:assert/strict';
@@ -17,6 +19,12 @@ const MEGABYTES = 20;
 const POLYNIC = 'node /polynic/bin/polynic.js';
 const IN = 'nsenter --net=/tmp/ns';
 
+/** A macvtap with the guest's address, and where its cable ends. */
+const MACVTAP = `
+  ip link add lower type veth
+  peer=$(ls /sys/class/net | grep '^veth'); ip link set $peer name peer; ip link set lower up
+  ip link add link lower name mvt0 address ${GUEST} type macvtap; ip link set mvt0 up`;
+
 /** Boots a machine with a second namespace, which `/tmp/ns` stands for. */
 async function boot(): Promise<Vm> {
   const vm = await Vm.start({ qemu: QEMU, image: 'node', cpus: 2 });
@@ -28,10 +36,10 @@ async function boot(): Promise<Vm> {
   return vm;
 }
 
-/** Starts the driver, and gives both ends their addresses; `name` is the interface of the other end, which it may be waited for. */
-async function drive(vm: Vm, backend: string, name: string, words: string): Promise<void> {
+/** Starts the driver on `backend`, in words for it, and gives both ends their addresses; `name` is the interface of the other end, which it may be waited for. */
+async function drive(vm: Vm, backend: string, name: string, words = ''): Promise<void> {
   await vm.run(`
-    ${POLYNIC} guest --vhost-kernel --tap-backend ${backend} --netdev tap:gst0,netns=/tmp/ns --mac ${GUEST} -v ${words} \\
+    ${POLYNIC} guest ${backend} --netdev tap:gst0,netns=/tmp/ns --mac ${GUEST} -v ${words} \\
       </dev/null >/tmp/log 2>&1 & echo $! >/tmp/pid
     until [ -d /sys/class/net/${name} ] && ${IN} ip link show gst0 2>/dev/null | grep -q ${GUEST}; do
       alive $(cat /tmp/pid) || { cat /tmp/log >&2; exit 1; }
@@ -79,7 +87,7 @@ vmTest("the kernel's vhost-net behind our driver, with a TAP", QEMU, async t => 
   await using vm = await boot();
   for (const words of ['', '--offload none --queues 2']) {
     try {
-      await drive(vm, 'hst0', 'hst0', words);
+      await drive(vm, '--vhost-kernel --tap-backend hst0', 'hst0', words);
       await traffic(vm, t);
       await vm.run(
         `${IN} ip link set gst0 down; until grep -q 'device stopped' /tmp/log; do usleep 20000; done`,
@@ -100,12 +108,9 @@ vmTest("the kernel's vhost-net behind our driver, with a TAP", QEMU, async t => 
 
 vmTest('the same with a macvtap', QEMU, async t => {
   await using vm = await boot();
-  await vm.run(`
-    ip link add lower type veth
-    peer=$(ls /sys/class/net | grep '^veth'); ip link set $peer name peer; ip link set lower up
-    ip link add link lower name mvt0 address ${GUEST} type macvtap; ip link set mvt0 up`);
+  await vm.run(MACVTAP);
   try {
-    await drive(vm, 'mvt0', 'peer', '');
+    await drive(vm, '--vhost-kernel --tap-backend mvt0', 'peer');
     await traffic(vm, t);
   } catch (error) {
     t.diagnostic((await vm.try('cat /tmp/log; ip link; ls /dev/tap*')).stdout);
@@ -117,4 +122,30 @@ vmTest('the same with a macvtap', QEMU, async t => {
     cat /tmp/log`);
   assert.match(output, /interface mvt0 was deleted/);
   t.diagnostic(/device running: (.*)/.exec(output)![1]!);
+});
+
+vmTest('a macvtap behind our own backend', QEMU, async t => {
+  await using vm = await boot();
+  await vm.run(`${MACVTAP}
+    ${POLYNIC} serve --vhost-user /tmp/nic.sock --port macvtap:mvt0 -v </dev/null >/tmp/serve.log 2>&1 &
+    echo $! >/tmp/serve.pid
+    until [ -S /tmp/nic.sock ]; do
+      alive $(cat /tmp/serve.pid) || { cat /tmp/serve.log >&2; exit 1; }
+      usleep 20000
+    done`);
+  try {
+    for (const words of ['', '--packed', '--offload none']) {
+      await drive(vm, '--vhost-user /tmp/nic.sock', 'peer', words);
+      await traffic(vm, t);
+      t.diagnostic(/device running: (.*)/.exec(await end(vm))![1]!);
+      await vm.run('ip addr flush dev peer');
+    }
+    const said = await vm.run(`
+      kill $(cat /tmp/serve.pid); while alive $(cat /tmp/serve.pid); do usleep 20000; done
+      cat /tmp/serve.log; [ ! -e /tmp/nic.sock ]`);
+    assert.doesNotMatch(said, / (warn|error) /);
+  } catch (error) {
+    t.diagnostic((await vm.try('cat /tmp/log /tmp/serve.log; ip link; ls /dev/tap*')).stdout);
+    throw error;
+  }
 });

@@ -43,6 +43,7 @@ export class ProxyDevice implements BpfhvTransport {
   readonly #kicks: readonly EventFd[];
   readonly #irqs: readonly EventFd[];
   #frontend: ProxyFrontend | null = null;
+  #closing = false;
 
   constructor(options: ProxyDeviceOptions) {
     const { ram, queuePairs, bufs, mac } = options;
@@ -97,7 +98,7 @@ export class ProxyDevice implements BpfhvTransport {
       this.#log('info', 'backend connected');
       useful = true;
       const reason = await frontend.closed;
-      this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
+      if (!this.#closing) this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
     } catch (error) {
       frontend.close();
       const { code, message } = error as { code?: string; message: string };
@@ -125,6 +126,7 @@ export class ProxyDevice implements BpfhvTransport {
   }
 
   close(): void {
+    this.#closing = true;
     this.#frontend?.close();
     this.#registers.close();
     for (const eventfd of [...this.#kicks, ...this.#irqs]) eventfd.close();

@@ -45,6 +45,7 @@ export class VhostUserDevice implements VirtioTransport {
   readonly #kicks: readonly EventFd[];
   readonly #calls: readonly EventFd[];
   #backend: Backend | null = null;
+  #closing = false;
 
   constructor(options: VhostUserDeviceOptions) {
     this.#options = options;
@@ -68,7 +69,7 @@ export class VhostUserDevice implements VirtioTransport {
       useful = true;
       this.onChange();
       const reason = await frontend.closed;
-      this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
+      if (!this.#closing) this.#log('warn', reason ? `backend lost: ${reason.message}` : 'backend gone');
     } catch (error) {
       frontend.close();
       const { code, message } = error as { code?: string; message: string };
@@ -107,6 +108,7 @@ export class VhostUserDevice implements VirtioTransport {
   }
 
   close(): void {
+    this.#closing = true;
     this.#backend?.frontend.close();
     for (const eventfd of [...this.#kicks, ...this.#calls]) eventfd.close();
   }
