@@ -193,6 +193,7 @@ sealedTest(
     await a.carrier();
     await b.carrier();
     await reach(a, b);
+    await reach(b, a);
     const flow = await UdpFlow.start(a.end, b.end, { seed: 41, window: 64 });
     try {
       for (const device of ['vring_packed+seal', 'sring_gso+seal', 'sring+seal']) {

@@ -163,7 +163,10 @@ export class SealedPair {
   }
 
   async connected(): Promise<void> {
-    for (const side of this.sides) await side.carrier();
+    for (const side of this.sides) {
+      await side.guest.says(/device running/); // a new TAP has a carrier until its driver takes it
+      await side.carrier();
+    }
   }
 
   spawn(words: readonly string[]): Program {

@@ -22,7 +22,7 @@ import { Backend } from './backend.js';
 import { cannotBoot } from './needs.js';
 
 const QEMU: QemuName = '11.1';
-const ROUNDS = 3;
+const ROUNDS = 5;
 const SECONDS = 2;
 const NICS = [
   ['polynic', 'eth0'],
