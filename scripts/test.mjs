@@ -11,6 +11,13 @@ import { fileURLToPath } from 'node:url';
 
 /** More failures than that are nobody's bad luck. */
 const AGAIN = 8;
+/** How many files at a time. Most everyday tests wait part of the time; virtual machines do not, and a soak's traffic and clock are to be its own. */
+const AT_ONCE = {
+  everyday: availableParallelism() + 1,
+  hostile: availableParallelism(),
+  vm: availableParallelism(),
+  soak: 1,
+};
 /** These hold the program to a time limit: nothing else runs beside them. */
 const TIMED = /time\.test\.js$/;
 
@@ -85,7 +92,7 @@ async function runAll(files, atOnce) {
 const timed = files.filter(file => TIMED.test(file));
 let failed = await runAll(
   files.filter(file => !timed.includes(file)),
-  availableParallelism() + 1, // most of them wait for something part of the time
+  AT_ONCE[long ?? 'everyday'],
 );
 failed.push(...(await runAll(timed, 1)));
 if (failed.length > 0 && failed.length <= AGAIN) {
