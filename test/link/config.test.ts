@@ -152,6 +152,32 @@ siteTest(
   },
 );
 
+siteTest('SIGHUP: virtio NICs change under their own traffic, split and packed', async site => {
+  const nics = ['vm0', 'vm1'].map(name => ({ name, ...LAN, 'vhost-user': site.socket(name) }));
+  site.write(nics);
+  await site.start();
+  const [a, b] = [await site.guest('vhost-user'), await site.guest('vhost-user', '--packed')];
+  const change = async (changes: readonly object[], changed: string): Promise<void> => {
+    site.write(nics.map((nic, i) => ({ ...nic, ...changes[i] })));
+    assert.equal(await site.reload(), `closed none; changed ${changed}; opened none`);
+  };
+  const flows = await site.flows(a, b, 141);
+  for (const [changes, changed] of [
+    [[{ spin: true }, {}], 'vm0'],
+    [[{}, { spin: true }], 'vm0, vm1'],
+    [[{}, {}], 'vm1'],
+  ] as const) {
+    await change(changes, changed);
+    await flows.more();
+  }
+  await flows.settle();
+
+  // With another port goes what waited at the former one, as with another cable; nothing goes behind it.
+  await change([{ port: 'switch:lan,isolated' }, {}], 'vm0');
+  await (await site.flows(a, b, 143)).settle();
+  assert.deepEqual(await site.serve.end(), { code: 0, signal: null });
+});
+
 siteTest('a process that is killed is started again with its NICs; the others lose nothing', async site => {
   site.write([
     { name: 'vm0', ...LAN },
