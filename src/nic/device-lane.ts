@@ -20,6 +20,7 @@ import type { Ring } from '../ring/ring.js';
 import type { FrameCapture } from './capture.js';
 import type { Lacks } from './commands.js';
 import { fillWith } from './inject.js';
+import type { Lane } from './lanes.js';
 import { cutTo, lacking, reachable } from './reach.js';
 
 const FIRST_LOOK = 8; // receive buffers prepared before the port has shown how much it has
@@ -56,7 +57,7 @@ export interface LaneHost {
   miss(queue: number, lacks: Lacks | null): void;
 }
 
-export class DeviceLane {
+export class DeviceLane implements Lane {
   tx: readonly LaneQueue[] = [];
   rx: LaneQueue | null = null;
   readonly #host: LaneHost;
@@ -103,7 +104,6 @@ export class DeviceLane {
     this.#switchKicks(false);
   }
 
-  /** Arms what wakes us, and sets the poller's entries from `entry` on. Returns the entry behind them, negative when something is waiting already. */
   prepareSleep(poller: Poller, entry: number): number {
     let waiting = this.#switchKicks(true);
     const wantsRead = this.rx !== null && !this.#starved && !this.#port.exhausted;
@@ -116,7 +116,6 @@ export class DeviceLane {
     return waiting ? -entry : entry;
   }
 
-  /** Looks at the entries that `prepareSleep` has set; returns the one behind them. */
   afterSleep(poller: Poller, entry: number): number {
     if (poller.ready(entry++) || this.#port.fd < 0) {
       this.#readable = !this.#port.exhausted;

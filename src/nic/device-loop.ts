@@ -23,6 +23,7 @@ import { virtqRing } from '../ring/virtio/virtq.js';
 import { FrameCapture } from './capture.js';
 import { type SlotStart, VIRTIO, type WorkerCommand, type WorkerData, type WorkerEvent } from './commands.js';
 import { DeviceLane, type LaneHost, type LaneQueue } from './device-lane.js';
+import { Lanes } from './lanes.js';
 import { touches } from './reach.js';
 import { type Loop, type LoopStart, runLoop } from './thread.js';
 
@@ -46,9 +47,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   readonly #datapath: Datapath;
   readonly #host: LaneHost;
   #device: string;
-  #lanes: readonly DeviceLane[] = [];
+  #lanes = new Lanes<DeviceLane>([]);
   #wantsSpin: boolean;
-  #next = 0;
 
   constructor({ window, data, emit }: LoopStart<WorkerData>) {
     const tell = (event: WorkerEvent) => emit(event);
@@ -76,21 +76,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   }
 
   turn(): number {
-    let moved = 0;
-    for (let i = 0; i < this.#lanes.length; i++) {
-      const lane = this.#lanes[i]!;
-      const frames = lane.turn();
-      if (frames > 0) lane.askAgain(); // one direction that is always busy must not keep the other from being looked at
-      moved += frames;
-    }
-    if (moved > 0 || this.spin) this.#askNext();
-    return moved;
-  }
-
-  /** Nor must one lane keep the others from it: while we are awake, one of them is asked each turn. That costs a system call which may find nothing. */
-  #askNext(): void {
-    if (++this.#next >= this.#lanes.length) this.#next = 0;
-    this.#lanes[this.#next]?.askAgain();
+    return this.#lanes.turn(this.spin);
   }
 
   relax(nanoseconds: number): void {
@@ -98,21 +84,11 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   }
 
   prepareSleep(poller: Poller, first: number): boolean {
-    let waiting = false;
-    let entry = first;
-    for (let i = 0; i < this.#lanes.length; i++) {
-      const next = this.#lanes[i]!.prepareSleep(poller, entry);
-      if (next < 0) waiting = true;
-      entry = Math.abs(next);
-    }
-    poller.count = entry;
-    if (waiting) this.#askNext();
-    return !waiting;
+    return this.#lanes.prepareSleep(poller, first);
   }
 
   afterSleep(poller: Poller, first: number): void {
-    let entry = first;
-    for (let i = 0; i < this.#lanes.length; i++) entry = this.#lanes[i]!.afterSleep(poller, entry);
+    this.#lanes.afterSleep(poller, first);
   }
 
   handle(command: WorkerCommand): number {
@@ -132,7 +108,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
         this.#setSpin();
         break;
       case 'send':
-        return this.#lanes[0]?.send(command.address, command.length) ?? 0;
+        return this.#lanes.all[0]?.send(command.address, command.length) ?? 0;
       case 'irq':
         this.#setIrq(command.queue, command.irq);
         break;
@@ -151,7 +127,9 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
 
   #attach(lanes: readonly PortDescriptor[]): void {
     const worker = { window: this.#window, calls: this.#host.calls };
-    this.#lanes = lanes.map(lane => new DeviceLane(this.#host, attachPort(lane, worker), touches(lane.kind)));
+    this.#lanes = new Lanes(
+      lanes.map(lane => new DeviceLane(this.#host, attachPort(lane, worker), touches(lane.kind))),
+    );
     this.#setSpin();
   }
 
@@ -165,8 +143,8 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   }
 
   #start(direction: 'rx' | 'tx', starts: readonly SlotStart[]): void {
-    const last = this.#lanes.length - 1;
-    for (const [i, lane] of this.#lanes.entries()) {
+    const last = this.#lanes.all.length - 1;
+    for (const [i, lane] of this.#lanes.all.entries()) {
       const own = starts
         .filter(({ slot }) => (direction === 'tx' ? Math.min(slot, last) : slot) === i)
         .map(({ queue, kick, irq, discard }) => ({
@@ -183,7 +161,7 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   /** Returns the descriptors that were left because the port took no more. */
   #stop(direction: 'rx' | 'tx', drain: boolean): number {
     let left = 0;
-    for (const lane of this.#lanes) {
+    for (const lane of this.#lanes.all) {
       if (direction === 'rx') lane.rx = null;
       else {
         if (drain) left += lane.drain();
@@ -195,12 +173,12 @@ class DeviceLoop implements Loop<WorkerCommand, number> {
   }
 
   #setSpin(): void {
-    const queues = this.#lanes.flatMap(({ rx, tx }) => (rx === null ? tx : [...tx, rx]));
+    const queues = this.#lanes.all.flatMap(({ rx, tx }) => (rx === null ? tx : [...tx, rx]));
     this.spin = queues.length > 0 && (this.#wantsSpin || queues.some(({ kick }) => kick < 0));
   }
 
   #setIrq(address: number, irq: number): void {
-    for (const lane of this.#lanes) {
+    for (const lane of this.#lanes.all) {
       const queues: readonly (LaneQueue | null)[] = [...lane.tx, lane.rx];
       for (const queue of queues) {
         if (queue?.address !== address) continue;

@@ -9,6 +9,7 @@
  */
 import * as L from '../../../datapath/layout.js';
 import { POLLIN, type Poller } from '../../linux/poll.js';
+import type { Lane } from '../../nic/lanes.js';
 import type { Port } from '../../port/port.js';
 import type { Batch } from '../../ring/batch.js';
 import type { DriverQueue, DriverReply } from './commands.js';
@@ -26,7 +27,7 @@ export interface DriverLaneHost {
   readonly txBatch: Batch;
 }
 
-export class DriverLane {
+export class DriverLane implements Lane {
   #tx: DriverQueue | null = null;
   #rx: readonly DriverQueue[] = [];
   readonly #host: DriverLaneHost;
@@ -100,7 +101,6 @@ export class DriverLane {
     this.#blocked = false;
   }
 
-  /** Arms what wakes us, and sets the poller's entries from `entry` on. Returns the entry behind them, negative when something is waiting already. */
   prepareSleep(poller: Poller, entry: number): number {
     const { queueCalls } = this.#host;
     let waiting = false;
@@ -126,7 +126,6 @@ export class DriverLane {
     return waiting || (wantsRead && this.#netdev.fd < 0) ? -entry : entry;
   }
 
-  /** Looks at the entries that `prepareSleep` has set; returns the one behind them. */
   afterSleep(poller: Poller, entry: number): number {
     const { queueCalls } = this.#host;
     for (let i = 0; i < this.#rx.length && this.#receiving; i++) {

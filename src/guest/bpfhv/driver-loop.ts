@@ -17,6 +17,7 @@ import * as L from '../../../datapath/layout.js';
 import { instantiate } from '../../ebpf/jit/index.js';
 import type { Poller } from '../../linux/poll.js';
 import type { Window } from '../../memory/window.js';
+import { Lanes } from '../../nic/lanes.js';
 import { type Loop, type LoopStart, runLoop } from '../../nic/thread.js';
 import { attachPort } from '../../port/registry.js';
 import { Batch } from '../../ring/batch.js';
@@ -61,7 +62,7 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   readonly #window: Window;
   readonly #datapath: Datapath;
   readonly #queueCalls: QueueCalls;
-  readonly #lanes: readonly DriverLane[];
+  readonly #lanes: Lanes<DriverLane>;
   readonly #emit: (event: DriverEvent) => void;
   readonly #gap: Gap;
   /** One for all queues and contracts, so that no nonce comes twice. */
@@ -69,7 +70,6 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   #prepared: readonly PreparedProgram[] = [];
   #queues: readonly DriverQueue[] = [];
   #running = false;
-  #next = 0;
 
   constructor({ window, data, emit }: LoopStart<DriverLoopData>) {
     const datapath = loadDatapath(window);
@@ -84,33 +84,22 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
       rxBatch: new Batch(window, data.rxBatch),
       txBatch: new Batch(window, data.txBatch),
     };
-    this.#lanes = data.lanes.map(lane => new DriverLane(host, attachPort(lane, { window, calls })));
-    this.pollEntries = this.#lanes.length + MAX_QUEUES;
+    this.#lanes = new Lanes(
+      data.lanes.map(lane => new DriverLane(host, attachPort(lane, { window, calls }))),
+    );
+    this.pollEntries = data.lanes.length + MAX_QUEUES;
     this.#emit = emit;
     this.#sealer = data.key && new Sealer(data.key);
     this.#wantsSpin = data.spin;
   }
 
   turn(): number {
-    let moved = 0;
     try {
-      for (let i = 0; i < this.#lanes.length; i++) {
-        const lane = this.#lanes[i]!;
-        const frames = lane.turn();
-        if (frames > 0) lane.askAgain(); // one direction that is always busy must not keep the other from being looked at
-        moved += frames;
-      }
+      return this.#lanes.turn(this.spin);
     } catch (error) {
       this.#queueCalls.trapped(error);
+      return 0;
     }
-    if (moved > 0 || this.spin) this.#askNext();
-    return moved;
-  }
-
-  /** Nor must one lane keep the others from it: while we are awake, one of them is asked each turn. */
-  #askNext(): void {
-    if (++this.#next >= this.#lanes.length) this.#next = 0;
-    this.#lanes[this.#next]!.askAgain();
   }
 
   relax(nanoseconds: number): void {
@@ -118,21 +107,11 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   }
 
   prepareSleep(poller: Poller, first: number): boolean {
-    let waiting = false;
-    let entry = first;
-    for (let i = 0; i < this.#lanes.length; i++) {
-      const next = this.#lanes[i]!.prepareSleep(poller, entry);
-      if (next < 0) waiting = true;
-      entry = Math.abs(next);
-    }
-    poller.count = entry;
-    if (waiting) this.#askNext();
-    return !waiting;
+    return this.#lanes.prepareSleep(poller, first);
   }
 
   afterSleep(poller: Poller, first: number): void {
-    let entry = first;
-    for (let i = 0; i < this.#lanes.length; i++) entry = this.#lanes[i]!.afterSleep(poller, entry);
+    this.#lanes.afterSleep(poller, first);
   }
 
   handle(command: DriverCommand): DriverReply {
@@ -192,8 +171,8 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
   #attach({ rx, tx }: Queues): void {
     for (const { number, run } of this.#prepared) this.#datapath.table.set(number, run);
     this.#queueCalls.explainBy(this.#prepared.map(({ fault }) => fault));
-    const last = this.#lanes.length - 1;
-    for (const [i, lane] of this.#lanes.entries()) {
+    const last = this.#lanes.all.length - 1;
+    for (const [i, lane] of this.#lanes.all.entries()) {
       const received = rx.filter((_, slot) => Math.min(slot, last) === i);
       lane.attach(received, tx[i] ?? null);
     }
@@ -219,18 +198,18 @@ class DriverLoop implements Loop<DriverCommand, DriverReply> {
 
   #up(): void {
     this.#queueCalls.reset(this.#queues);
-    for (const lane of this.#lanes) lane.up();
+    for (const lane of this.#lanes.all) lane.up();
     this.#setRunning(true);
   }
 
   #stopTransmit(): void {
-    for (const lane of this.#lanes) lane.stopTransmit();
+    for (const lane of this.#lanes.all) lane.stopTransmit();
   }
 
   #down(): DriverReply {
     let reclaimed = 0;
     let seized = 0;
-    for (const lane of this.#lanes) {
+    for (const lane of this.#lanes.all) {
       const reply = lane.down();
       reclaimed += reply.reclaimed;
       seized += reply.seized;

@@ -9,6 +9,7 @@
  */
 import * as L from '../../../datapath/layout.js';
 import { POLLIN, type Poller } from '../../linux/poll.js';
+import type { Lane } from '../../nic/lanes.js';
 import type { Port } from '../../port/port.js';
 import type { Batch } from '../../ring/batch.js';
 import type { VirtioQueue } from './commands.js';
@@ -25,7 +26,7 @@ export interface VirtioLaneHost {
   readonly txBatch: Batch;
 }
 
-export class VirtioLane {
+export class VirtioLane implements Lane {
   #tx: VirtioQueue | null = null;
   #rx: readonly VirtioQueue[] = [];
   readonly #host: VirtioLaneHost;
@@ -105,7 +106,6 @@ export class VirtioLane {
     this.#blocked = false;
   }
 
-  /** Arms what wakes us, and sets the poller's entries from `entry` on. Returns the entry behind them, negative when something is waiting already. */
   prepareSleep(poller: Poller, entry: number): number {
     const { queueCalls } = this.#host;
     let waiting = false;
@@ -127,7 +127,6 @@ export class VirtioLane {
     return waiting || (wantsRead && this.#netdev.fd < 0) ? -entry : entry;
   }
 
-  /** Looks at the entries that `prepareSleep` has set; returns the one behind them. */
   afterSleep(poller: Poller, entry: number): number {
     const { queueCalls } = this.#host;
     for (let i = 0; i < this.#rx.length && this.#receiving; i++) {

@@ -10,6 +10,7 @@
  * A turn takes at most 128 frames from each lane and 64 packets from each receive ring. Before it sleeps it arms interrupts and looks once more.
  */
 import type { Poller } from '../../linux/poll.js';
+import { Lanes } from '../../nic/lanes.js';
 import { type Loop, type LoopStart, runLoop } from '../../nic/thread.js';
 import { attachPort } from '../../port/registry.js';
 import { Batch } from '../../ring/batch.js';
@@ -28,9 +29,8 @@ class VirtioLoop implements Loop<VirtioCommand, VirtioReply> {
   readonly #wantsSpin: boolean;
   readonly #datapath: Datapath;
   readonly #queueCalls: QueueCalls;
-  readonly #lanes: readonly VirtioLane[];
+  readonly #lanes: Lanes<VirtioLane>;
   #queues = 0;
-  #next = 0;
 
   constructor({ window, data, emit }: LoopStart<VirtioLoopData>) {
     const datapath = loadDatapath(window);
@@ -42,21 +42,15 @@ class VirtioLoop implements Loop<VirtioCommand, VirtioReply> {
       rxBatch: new Batch(window, data.rxBatch),
       txBatch: new Batch(window, data.txBatch),
     };
-    this.#lanes = data.lanes.map(lane => new VirtioLane(host, attachPort(lane, { window, calls })));
-    this.pollEntries = this.#lanes.length + MAX_QUEUES;
+    this.#lanes = new Lanes(
+      data.lanes.map(lane => new VirtioLane(host, attachPort(lane, { window, calls }))),
+    );
+    this.pollEntries = data.lanes.length + MAX_QUEUES;
     this.#wantsSpin = data.spin;
   }
 
   turn(): number {
-    let moved = 0;
-    for (let i = 0; i < this.#lanes.length; i++) {
-      const lane = this.#lanes[i]!;
-      const frames = lane.turn();
-      if (frames > 0) lane.askAgain(); // one direction that is always busy must not keep the other from being looked at
-      moved += frames;
-    }
-    if (moved > 0 || this.spin) this.#askNext();
-    return moved;
+    return this.#lanes.turn(this.spin);
   }
 
   relax(nanoseconds: number): void {
@@ -64,21 +58,11 @@ class VirtioLoop implements Loop<VirtioCommand, VirtioReply> {
   }
 
   prepareSleep(poller: Poller, first: number): boolean {
-    let waiting = false;
-    let entry = first;
-    for (let i = 0; i < this.#lanes.length; i++) {
-      const next = this.#lanes[i]!.prepareSleep(poller, entry);
-      if (next < 0) waiting = true;
-      entry = Math.abs(next);
-    }
-    poller.count = entry;
-    if (waiting) this.#askNext();
-    return !waiting;
+    return this.#lanes.prepareSleep(poller, first);
   }
 
   afterSleep(poller: Poller, first: number): void {
-    let entry = first;
-    for (let i = 0; i < this.#lanes.length; i++) entry = this.#lanes[i]!.afterSleep(poller, entry);
+    this.#lanes.afterSleep(poller, first);
   }
 
   handle(command: VirtioCommand): VirtioReply {
@@ -86,32 +70,26 @@ class VirtioLoop implements Loop<VirtioCommand, VirtioReply> {
       case 'attach':
         return { unsent: this.#attach(command.rx, command.tx) };
       case 'up':
-        for (const lane of this.#lanes) lane.up();
+        for (const lane of this.#lanes.all) lane.up();
         this.spin = this.#wantsSpin && this.#queues > 0;
         return { unsent: 0 };
       case 'stopTransmit':
-        for (const lane of this.#lanes) lane.stopTransmit();
+        for (const lane of this.#lanes.all) lane.stopTransmit();
         return { unsent: 0 };
       case 'down':
         this.spin = false;
-        return { unsent: this.#lanes.reduce((n, lane) => n + lane.down(command.keep), 0) };
+        return { unsent: this.#lanes.all.reduce((n, lane) => n + lane.down(command.keep), 0) };
     }
   }
 
   #attach(rx: readonly VirtioQueue[], tx: readonly VirtioQueue[]): number {
-    const last = this.#lanes.length - 1;
+    const last = this.#lanes.all.length - 1;
     this.#queueCalls.forget();
     this.#queues = rx.length + tx.length;
-    return this.#lanes.reduce((n, lane, i) => {
+    return this.#lanes.all.reduce((n, lane, i) => {
       const received = rx.filter((_, slot) => Math.min(slot, last) === i);
       return n + lane.attach(received, tx[i] ?? null);
     }, 0);
-  }
-
-  /** Nor must one lane keep the others from it: while we are awake, one of them is asked each turn. */
-  #askNext(): void {
-    if (++this.#next >= this.#lanes.length) this.#next = 0;
-    this.#lanes[this.#next]!.askAgain();
   }
 }
 
