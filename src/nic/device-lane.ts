@@ -127,13 +127,15 @@ export class DeviceLane implements Lane {
     return entry;
   }
 
-  /** Transmits what the guest has published so far. Returns the descriptors that were left because the port took no more. */
+  /** Transmits what the guest has published so far. Returns the descriptors that were left: the port took no more, or the queue waits. */
   drain(): number {
     const { ring } = this.#host;
     let left = 0;
     for (const queue of this.tx) {
-      let due = ring.pending(queue.address);
-      for (let waits = 0; due > 0; due -= this.#transmit(queue)) {
+      queue.waits = false; // whoever was told of it had no time to do anything about it, and is told again
+      this.#lookForMiss(queue);
+      let due = queue.waits ? 1 : ring.pending(queue.address); // at least one: what is behind it can't be seen
+      for (let waits = 0; due > 0 && !queue.waits; due -= this.#transmit(queue)) {
         if (this.#full && ++waits > DRAIN_WAITS) break;
         if (this.#full) this.#waitForPort();
         if (ring.pending(queue.address) === 0) break; // a fault

@@ -114,11 +114,19 @@ export class Iotlb {
 
   /** The guest physical address of bytes. Throws MemoryError MEMORY_ADDRESS when they are not known, or not in one piece. */
   guestAddress(iova: bigint, length: number, memory: VhostMemory): bigint {
-    const entry = this.#find(iova);
-    if (!entry || iova + BigInt(length) > entry.iova + entry.size) {
-      throw new MemoryError('MEMORY_ADDRESS', `I/O address 0x${iova.toString(16)} is not known`);
+    const end = iova + BigInt(length);
+    let start: bigint | null = null;
+    for (let at = iova; at < end || start === null; ) {
+      const entry = this.#find(at);
+      if (!entry) throw new MemoryError('MEMORY_ADDRESS', `I/O address 0x${at.toString(16)} is not known`);
+      const next = min(end, entry.iova + entry.size);
+      const address = memory.guestAddress(entry.userspaceAddress + (at - entry.iova), Number(next - at));
+      start ??= address;
+      if (address - start !== at - iova)
+        throw new MemoryError('MEMORY_ADDRESS', `I/O address 0x${iova.toString(16)} is in pieces`);
+      at = next;
     }
-    return memory.guestAddress(entry.userspaceAddress + (iova - entry.iova), length);
+    return start;
   }
 
   #find(iova: bigint): Translation | undefined {

@@ -20,6 +20,7 @@ import {
   NicError,
   type NicParameters,
 } from './control.js';
+import { drain, leftBehind } from './drain.js';
 import { dumpNic } from './dump.js';
 import { Hurry } from './hurry.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
@@ -30,7 +31,7 @@ import { type Moved, relocate } from './relocate.js';
 import { SignalTable } from './signals.js';
 import { Turns } from './turns.js';
 import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
-import { Workers, type WorkersOptions } from './workers.js';
+import { type Missed, Workers, type WorkersOptions } from './workers.js';
 
 /** Which requests are answered with an error while a direction is enabled. What prepares an announced contract goes there, and is allowed. */
 const WHILE_RUNNING = {
@@ -101,7 +102,7 @@ export class Nic implements NicControl {
     );
     this.#workers = workers;
     workers.onFailure = error => this.onFailure(error);
-    workers.onMiss = (queue, lacks) => {
+    workers.onMiss = ({ queue, lacks }) => {
       if (lacks) this.#missed(queue, lacks).catch((error: Error) => workers.fail(error));
     };
   }
@@ -409,11 +410,14 @@ export class Nic implements NicControl {
     await this.#workers.run(this.#contract.device.name, direction, queues, partial);
   }
 
-  /** Does something while no queue is in a worker's hands. */
-  async #paused<T>(action: () => T | Promise<T>): Promise<T> {
-    const running = (['rx', 'tx'] as const).filter(direction => this.#enabled[direction]);
+  /** Does something while no queue is in a worker's hands; `directions`: that may have some. */
+  async #paused<T>(
+    action: () => T | Promise<T>,
+    directions: readonly Direction[] = ['rx', 'tx'],
+  ): Promise<T> {
+    const running = directions.filter(direction => this.#enabled[direction]);
     try {
-      for (const direction of running) await this.#workers.stop(direction, false);
+      for (const direction of running) await this.#workers.stop(direction);
       return await action();
     } finally {
       // Unless nothing moves any more.
@@ -488,13 +492,33 @@ export class Nic implements NicControl {
   async #stop(direction: Direction, drain: boolean): Promise<void> {
     if (!this.#enabled[direction]) return;
     if (this.#contracts.due) this.#hurry.begin();
-    const left = await this.#workers.stop(direction, drain);
+    let left = 0;
+    if (drain && direction === 'tx') left = await this.#drain();
+    else await this.#workers.stop(direction);
     this.#enabled[direction] = false;
     this.#resume[direction] = true;
     if (!this.running) this.#contracts.stopped();
-    if (left > 0)
-      this.#log('warn', `${left} packets could not be sent before the stop: the port takes no more`);
+    if (left > 0) this.#log('warn', leftBehind(left));
     this.#log('info', `${direction} disabled`);
+  }
+
+  #drain(): Promise<number> {
+    return drain(this.#workers, async misses => {
+      const reached = await this.#paused(() => this.#reach(misses), ['rx']);
+      if (reached) await this.#start('tx');
+      return reached;
+    });
+  }
+
+  /** Brings in what queues wait for, while none runs. False: there is no room. */
+  #reach(misses: readonly Missed[]): boolean {
+    const table = this.#table;
+    if (!table || this.#workers.failure) return false;
+    const failures = misses.map(
+      ({ lacks }) => lacks && bringIn(table, () => table.reachBuffers(lacks.first, lacks.others)),
+    );
+    this.#refreshQueues();
+    return failures.every(failure => failure === null);
   }
 
   /** Everything that stands in the old table is found in the new one, or nothing changes. */

@@ -12,6 +12,7 @@ import { virtqRing } from '../ring/virtio/virtq.js';
 import { type Lacks, VIRTIO } from './commands.js';
 import { type MemoryRegionSpec, NicError } from './control.js';
 import { mapDirtyBitmap } from './dirty-log.js';
+import { leftBehind } from './drain.js';
 import type { Iotlb } from './iotlb.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
 import type { NicStats } from './nic.js';
@@ -83,7 +84,8 @@ export class VirtioNic implements VhostControl {
     this.#offered = offer(offloads, queuePairs) & ~(packed ? 0n : VIRTIO_FEATURE.RING_PACKED);
     this.maxBufs = limits?.bufs ?? MAX_BUFS;
     workers.onFailure = error => this.onFailure(error);
-    workers.onMiss = (queue, lacks) => void this.#missed(queue, lacks).catch(error => workers.fail(error));
+    workers.onMiss = ({ queue, lacks }) =>
+      void this.#missed(queue, lacks).catch(error => workers.fail(error));
   }
 
   /** Starts the NIC's workers. Throws when they can't be started, CaptureError. */
@@ -350,8 +352,7 @@ export class VirtioNic implements VhostControl {
   quiesce(): Promise<void> {
     return this.#exclusive(async () => {
       const left = await this.#rings.quiesce();
-      if (left > 0)
-        this.#say('warn', `${left} packets could not be sent before the stop: the port takes no more`);
+      if (left > 0) this.#say('warn', leftBehind(left));
     });
   }
 

@@ -7,14 +7,16 @@
  * ```
  * So nothing is changed under a worker, and a request is done when its answer goes out.
  */
+import type { MemoryError } from '../memory/window.js';
 import type { Miss } from '../ring/virtio/virtq.js';
 import { type Lacks, VIRTIO } from './commands.js';
 import { NicError } from './control.js';
+import { drain } from './drain.js';
 import { bringIn, giveWay } from './reach.js';
 import type { VirtioHost } from './virtio-host.js';
 import type { Stage } from './virtio-stage.js';
 import { Vring } from './vring.js';
-import type { PairStart, Workers } from './workers.js';
+import type { Missed, PairStart, Workers } from './workers.js';
 
 /** A ring waits for a header or a table of descriptors to be in the window: no more than this of it is of use at once. */
 const MAX_REACH = 65536;
@@ -27,6 +29,7 @@ const CAN_NOT_ASK = 'the front end has no channel for questions';
 export type Concerned = (ring: Vring) => boolean;
 export const ALL: Concerned = () => true;
 export const NONE: Concerned = () => false;
+const RECEIVING: Concerned = ({ direction }) => direction === 'rx';
 export const only =
   (ring: Vring): Concerned =>
   other =>
@@ -111,15 +114,23 @@ export class VirtioRings {
     former?.close();
   }
 
-  /** What is marked of what they write has changed. For a change that concerns them. */
+  /** What is marked of what they write has changed. For a change that concerns them. One whose writes can't be marked loses its place. */
   setLogs(concerned: Concerned): void {
-    for (const ring of this.all)
-      if (concerned(ring) && ring.placed) ring.setLog(this.#options.stage.logGround);
+    const { stage, say } = this.#options;
+    for (const ring of this.all) {
+      if (!concerned(ring) || !ring.placed) continue;
+      try {
+        ring.setLog(stage.logGround);
+      } catch (error) {
+        ring.displace();
+        say('warn', `ring ${ring.index} loses its place: ${(error as Error).message}`);
+      }
+    }
   }
 
   /** A ring waits: for buffers to be in the window, or for what its structure says. False: there is no room; `last`: it is stopped then. */
   async missed(queue: number, lacks: Lacks | null, last: boolean): Promise<boolean> {
-    const { stage, say } = this.#options;
+    const { say } = this.#options;
     const ring = this.all.find(({ virtq }) => virtq.address === queue);
     if (!ring?.placed || this.#quiet) return true;
     const miss = lacks ? null : ring.virtq.miss;
@@ -128,12 +139,7 @@ export class VirtioRings {
       return true;
     }
     return this.rearrange(ALL, () => {
-      const { table } = stage.memory;
-      if (!table) return true;
-      const failure = bringIn(table, () => {
-        if (miss) stage.table?.reach(miss.address, Math.min(miss.length, MAX_REACH));
-        if (lacks) table.reachBuffers(lacks.first, lacks.others);
-      });
+      const failure = this.#bringIn(miss, lacks);
       this.move();
       if (!failure || !last) return !failure;
       // It would be back at once with the same wish.
@@ -189,18 +195,46 @@ export class VirtioRings {
     this.#lanes = 0;
   }
 
-  /** No ring runs any more, whatever is asked for. Returns the packets that the guest has published and the port did not take. */
+  /** No ring runs any more, whatever is asked for. Returns the packets that the guest has published and that were not sent. */
   async quiesce(): Promise<number> {
+    const { workers } = this.#options;
+    await this.#deploy(RECEIVING);
+    const left = await drain(workers, misses => this.#reach(misses));
     this.#quiet = true;
-    const left = await this.#options.workers.stop('tx', true);
     this.#deployed.tx = '[]';
-    await this.#deploy(ALL);
     return left;
   }
 
   close(): void {
     for (const ring of this.#rings.values()) ring.close();
     this.#rings.clear();
+  }
+
+  /** Brings in what rings wait for, and has the transmitting ones run again; none runs now. False: nothing of it is to be had. */
+  async #reach(misses: readonly Missed[]): Promise<boolean> {
+    this.#deployed.tx = '[]';
+    let reached = false;
+    for (const { queue, lacks } of misses) {
+      const ring = this.all.find(({ virtq }) => virtq.address === queue);
+      const miss = lacks ? null : (ring?.virtq.miss ?? null);
+      if (!ring?.placed || (miss && miss.kind !== 'window')) continue;
+      if (this.#bringIn(miss, lacks) === null) reached = true;
+    }
+    if (!reached) return false;
+    this.move();
+    await this.#deploy(RECEIVING);
+    return true;
+  }
+
+  /** Memory that a ring waits for. Null, or why there is no room. No ring may run; `move` is due. */
+  #bringIn(miss: Miss | null, lacks: Lacks | null): MemoryError | null {
+    const { memory, table } = this.#options.stage;
+    const own = memory.table;
+    if (!own) return null;
+    return bringIn(own, () => {
+      if (miss) table?.reach(miss.address, Math.min(miss.length, MAX_REACH));
+      if (lacks) own.reachBuffers(lacks.first, lacks.others);
+    });
   }
 
   /** The workers have all rings that have something to do, but for those that `without` names. */
@@ -246,6 +280,7 @@ export class VirtioRings {
         const where = `0x${ring.base.toString(16)}${ring.base === told ? '' : `, not 0x${told.toString(16)}`}`;
         say('info', `ring ${ring.index} runs, ${ring.num} descriptors, from ${where}`);
       } catch (error) {
+        if (ring.placed) ring.displace(); // what it writes can't be marked
         const { message } = error as Error;
         if (message === ring.complaint) continue;
         ring.complaint = message;

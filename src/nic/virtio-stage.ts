@@ -57,11 +57,13 @@ export class Stage {
   get logGround(): LogGround | null {
     const { log, features, memory, iotlb, translates } = this;
     if (!log || !memory.table || (features & VIRTIO_FEATURE.LOG_ALL) === 0n) return null;
-    return {
-      ...{ bitmap: log.address, size: log.size, table: memory.table },
-      find: (address, length) =>
-        translates ? iotlb.guestAddress(address, length, memory) : memory.guestAddress(address, length),
-    };
+    const where = { bitmap: log.address, size: log.size, table: memory.table };
+    if (!translates) {
+      const find: LogGround['find'] = (address, length) => memory.guestAddress(address, length);
+      return { ...where, find, findUsed: address => address };
+    }
+    const find: LogGround['find'] = (iova, length) => iotlb.guestAddress(iova, length, memory);
+    return { ...where, find, findUsed: find };
   }
 
   /** As at first, with the memory that there is. */

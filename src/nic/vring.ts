@@ -43,13 +43,17 @@ export interface Ground {
   readonly find: (address: bigint, length: number) => bigint;
 }
 
-/** How what a ring writes is marked in a dirty bitmap; `find` gives guest physical addresses. Throws MemoryError. */
+/**
+ * How what a ring writes is marked in a dirty bitmap. `find`: the guest physical address of what the front end calls so; throws MemoryError. `findUsed`: the same of
+ * what it names as the used ring's place in the log.
+ */
 export interface LogGround {
   /** Window address of the bitmap, and its bytes. */
   readonly bitmap: number;
   readonly size: number;
   readonly table: RegionTable;
   readonly find: (address: bigint, length: number) => bigint;
+  readonly findUsed: (address: bigint, length: number) => bigint;
 }
 
 export class Vring {
@@ -215,12 +219,12 @@ export class Vring {
   setLog(log: LogGround | null): void {
     const usedRing = this.addresses?.log ?? null;
     if (log === null) this.virtq.setLog(null);
-    else this.virtq.setLog({ ...log, ...(usedRing !== null && this.#written(usedRing, log.find)) });
+    else this.virtq.setLog({ ...log, ...(usedRing !== null && this.#written(usedRing, log)) });
   }
 
   /** What of the ring we write, in guest physical addresses. */
-  #written(usedRing: bigint, find: LogGround['find']): Pick<DirtyLog, 'ring' | 'event'> {
-    if (!this.#packed) return { ring: usedRing };
+  #written(usedRing: bigint, { find, findUsed }: LogGround): Pick<DirtyLog, 'ring' | 'event'> {
+    if (!this.#packed) return { ring: findUsed(usedRing, areaSizes(this.num, false).device) };
     const areas = this.#areas(find);
     return { ring: areas.descriptor, event: areas.device };
   }

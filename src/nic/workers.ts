@@ -32,6 +32,12 @@ export interface PairStart extends QueueStart {
   readonly pair: number;
 }
 
+/** A queue stands still because of addresses: those of its structure, or of buffers that are to be in the window. As a WorkerEvent tells it. */
+export interface Missed {
+  readonly queue: number;
+  readonly lacks: Lacks | null;
+}
+
 export class Workers {
   readonly #crew: Crew<WorkerCommand, number>;
   readonly #capture: OwnedFd | null;
@@ -41,8 +47,10 @@ export class Workers {
   #failure: Error | null = null;
   /** Called once when a worker fails: no frame moves any more, only `close` makes sense. */
   onFailure: (error: Error) => void = () => {};
-  /** Called when a queue stands still because of addresses: with that of its structure, and buffers that are to be in the window, as a WorkerEvent tells them. */
-  onMiss: (queue: number, lacks: Lacks | null) => void = () => {};
+  /** Called when a queue stands still because of addresses, unless it is being drained. */
+  onMiss: (missed: Missed) => void = () => {};
+  /** Those of a drain. */
+  #misses: Missed[] | null = null;
 
   private constructor(
     { port, spin = false, log = () => {} }: WorkersOptions,
@@ -56,7 +64,7 @@ export class Workers {
     this.#capture = capture;
     crew.onEvent = event => {
       const said = event as WorkerEvent;
-      if ('miss' in said) this.onMiss(said.miss, said.lacks);
+      if ('miss' in said) this.#miss({ queue: said.miss, lacks: said.lacks });
       else log('warn', said.note);
     };
     crew.onFailure = error => this.fail(error);
@@ -136,13 +144,20 @@ export class Workers {
     await this.call(worker => ({ op: 'start', device, direction, queues: dealt[worker]!, partial }));
   }
 
-  /** No queue of the direction runs any more. With `drain`, what the guest has published so far is transmitted; returns what the port did not take. */
-  async stop(direction: Direction, drain: boolean): Promise<number> {
-    const undone = await this.call(() => ({ op: 'stop', direction, drain })).catch(error => {
-      if (!this.#failure) throw error;
-      return []; // workers that have failed use nothing any more
-    });
-    return undone.reduce((sum, n) => sum + n, 0);
+  /** No queue of the direction runs any more. */
+  async stop(direction: Direction): Promise<void> {
+    await this.#stop(direction, false);
+  }
+
+  /** No transmit queue runs any more, and what the guest has published so far is sent: but for `left` descriptors, and those for the `misses`. */
+  async drain(): Promise<{ readonly left: number; readonly misses: readonly Missed[] }> {
+    const misses: Missed[] = [];
+    this.#misses = misses;
+    try {
+      return { left: await this.#stop('tx', true), misses }; // what a worker tells comes before its answer
+    } finally {
+      this.#misses = null;
+    }
   }
 
   /** A frame of our own goes out by the first lane: bytes at a window address. False when the port takes none now. */
@@ -170,6 +185,19 @@ export class Workers {
   async close(): Promise<void> {
     await this.#crew.stop();
     this.#capture?.close();
+  }
+
+  async #stop(direction: Direction, drain: boolean): Promise<number> {
+    const undone = await this.call(() => ({ op: 'stop', direction, drain })).catch(error => {
+      if (!this.#failure) throw error;
+      return []; // workers that have failed use nothing any more
+    });
+    return undone.reduce((sum, n) => sum + n, 0);
+  }
+
+  #miss(missed: Missed): void {
+    if (this.#misses) this.#misses.push(missed);
+    else this.onMiss(missed);
   }
 
   async #attach(port: PortHandle): Promise<void> {

@@ -139,6 +139,20 @@ largeTest('both ways at once', async start => {
   assert.deepEqual(rig.complaints(), []);
 });
 
+largeTest('a stop sends what was published, wherever it lies, and comes to its end', async start => {
+  const rig = await start({});
+  const { guest, nic } = rig;
+  const queue = guest.sring(0, TX);
+  for (let n = 0; n < NUM; n++) {
+    const piece = guest.somewhere(LENGTH);
+    guest.write(piece, numbered(n, LENGTH));
+    queue.post(BigInt(n), piece.gpa, LENGTH);
+  }
+  await nic.disable('tx');
+  assert.deepEqual(swallowed(rig), { sequence: NUM, outOfOrder: 0 });
+  assert.deepEqual(rig.complaints(), []);
+});
+
 largeTest('sring_gso: packets of several buffers far from each other', async start => {
   const rig = await start({ device: gso });
   const { guest } = rig;

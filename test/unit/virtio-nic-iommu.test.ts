@@ -1,5 +1,6 @@
 /** A guest behind an IOMMU: the NIC asks for what it does not know, uses what it is told, and forgets what is taken back. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { socketChannel } from '../../src/control/bpfhv-proxy/channel.js';
 import {
   decodeBackendRequest,
@@ -8,6 +9,7 @@ import {
   VhostUserStream,
 } from '../../src/control/vhost-user/index.js';
 import { EventFd } from '../../src/linux/eventfd.js';
+import { createMemfd } from '../../src/linux/memfd.js';
 import { eventually } from '../../src/linux/testing.js';
 import { VIRTIO_FEATURE as F } from '../../src/ring/virtio/features.js';
 import { arena } from '../compliance/testbed.js';
@@ -117,6 +119,39 @@ for (const [what, accept] of [
     iommu.close();
   });
 }
+
+virtioTest('a dirty log: what is written is marked where it is in guest memory', async start => {
+  for (const packed of [false, true]) {
+    const accept = F.VERSION_1 | F.ACCESS_PLATFORM | (packed ? F.RING_PACKED : 0n);
+    const rig = await start({ accept, portSpec: 'source', iommu: SHIFT });
+    const iommu = await begin(rig);
+    const running = () => rig.nic.running && rig.nic.dump().match(/fault none/g)?.length === 2;
+    await answerAll(iommu, running);
+    const end = rig.ram.guestPhysicalAddress + BigInt(rig.ram.size);
+    const size = Number(end / PAGE / 8n) + 1;
+    const memfd = createMemfd({ name: 'log', size });
+    const marked = (gpa: bigint) => {
+      const page = gpa / PAGE;
+      const bitmap = readFileSync(`/proc/self/fd/${memfd.fd}`);
+      return (bitmap[Number(page / 8n)]! & (1 << Number(page % 8n))) !== 0;
+    };
+    const { descriptor, used, available } = rig.place.ring(0);
+    await rig.peer.number('SET_LOG_BASE', { size: BigInt(size), offset: 0n }, [memfd.dup()]);
+    assert.ok(await rig.peer.confirm('SET_FEATURES', { value: accept | F.LOG_ALL | (1n << 30n) }));
+    const addresses = { index: 0, flags: 1, descriptor, used, available, logGuestAddress: used };
+    assert.ok(await rig.peer.confirm('SET_VRING_ADDR', addresses));
+    await answerAll(iommu, running);
+    rig.refill();
+    await answerAll(iommu, () => rig.packets(0) > 0);
+    // I/O addresses are the guest's own, further up.
+    const written = (packed ? descriptor : used) - SHIFT;
+    await eventually(() => marked(written));
+    assert.doesNotMatch(rig.log.join('\n'), /can't run|loses its place/);
+    iommu.close();
+    memfd.close();
+    await rig.close();
+  }
+});
 
 virtioTest('what is asked for is what is needed: to be read, or to be written', async start => {
   const accept = F.VERSION_1 | F.ACCESS_PLATFORM;

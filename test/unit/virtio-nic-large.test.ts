@@ -123,22 +123,23 @@ for (const [what, accept] of [
     const out = 400;
     let posted = 0;
     const [rx, tx] = drivers as [SplitDriver, SplitDriver];
+    const send = (number: number): void => {
+      const pieces = buffer();
+      const frame = Buffer.alloc(HEADER + LENGTH);
+      frame.writeBigUInt64LE(BigInt(number), HEADER + 16);
+      let done = 0;
+      for (const { gpa, length } of pieces) {
+        writeSync(memory.fd, frame, done, length, offsetOf(gpa));
+        done += length;
+      }
+      tx.add(pieces, false, table(1, number));
+    };
     while (nic.stats().queues[1]!.packets < out) {
       await eventually(() => {
         tx.taken();
         return tx.free > 4;
       });
-      for (; posted < out && tx.free > 4; posted++) {
-        const pieces = buffer();
-        const frame = Buffer.alloc(HEADER + LENGTH);
-        frame.writeBigUInt64LE(BigInt(posted), HEADER + 16);
-        let done = 0;
-        for (const { gpa, length } of pieces) {
-          writeSync(memory.fd, frame, done, length, offsetOf(gpa));
-          done += length;
-        }
-        tx.add(pieces, false, table(1, posted));
-      }
+      for (; posted < out && tx.free > 4; posted++) send(posted);
       tx.publish();
       signals[1]!.signal();
       if (posted === out) await eventually(() => nic.stats().queues[1]!.packets === out);
@@ -172,6 +173,14 @@ for (const [what, accept] of [
         assert.equal(frame.readBigUInt64LE(HEADER + 16), expected++);
       }
     }
+    // What was published last is sent when the NIC stops.
+    tx.taken();
+    let last = out;
+    for (; tx.free > 4; last++) send(last);
+    assert.ok(last > out);
+    tx.publish();
+    await nic.quiesce();
+    assert.deepEqual(portSwallowed(window, port), { sequence: last, outOfOrder: 0 });
     assert.deepEqual(
       log.filter(line => !line.includes('shrunk')),
       [],

@@ -15,6 +15,9 @@ export interface MemberEvents {
   onEnd(how: string): void;
 }
 
+/** A NIC has had enough time by then to send what its guest has published. */
+const END_MS = 30_000;
+
 /** An answer that is waited for. */
 interface Pending {
   resolve(): void;
@@ -63,11 +66,13 @@ export class MemberProcess {
     return answer;
   }
 
-  /** Tells it to close all its NICs. Resolves, when it has ended, to what it could not give back; null: it did not say. */
+  /** Tells it to close all its NICs, and kills it when it does not. Resolves, when it has ended, to what it could not give back; null: it did not say. */
   async end(): Promise<Leaks | null> {
     this.#leaving = true;
     this.#child.kill('SIGTERM');
+    const limit = setTimeout(() => this.#child.kill('SIGKILL'), END_MS);
     await this.#ended;
+    clearTimeout(limit);
     return this.#left;
   }
 
