@@ -53,9 +53,8 @@ export function keepAdapting({
         ...(device && { device }),
         ...(advice.spin !== undefined && { spin: advice.spin }),
       });
-      if (!device) return;
       adaptive.changed(performance.now());
-      if (device.name !== SEGMENTING || isOfUse(nic.agreed)) return;
+      if (!device || device.name !== SEGMENTING || isOfUse(nic.agreed)) return;
       log('warn', `adaptive: the guest wants no large frames`);
       adaptive.declined(device.name, performance.now());
     } catch (error) {

@@ -140,14 +140,15 @@ export class Adaptive {
     return at >= (this.#declined.get(device)?.until ?? 0);
   }
 
-  #waiting({ elapsed, rx, tx, spin }: Look): Advice | null {
+  #waiting({ at, elapsed, rx, tx, spin }: Look): Advice | null {
     const rate = ((rx.packets + tx.packets) * 1000) / elapsed;
     let wanted = spin;
     if (rate >= SPIN_PACKETS && this.#processors >= this.#limits.processors) wanted = true;
     else if (rate < MANY_PACKETS) wanted = false;
     const looks = wanted === this.#dueSpin.spin ? this.#dueSpin.looks + 1 : 1;
     this.#dueSpin = { spin: wanted, looks };
-    if (wanted === spin || looks < this.#limits.looks) return null;
+    if (wanted === spin || looks < this.#limits.looks || at - this.#changedAt < this.#limits.restMs)
+      return null;
     return {
       spin: wanted,
       reason: `${wanted ? 'spin instead of sleeping' : 'sleep instead of spinning'}: ${(rate / 1000).toFixed(0)} kpps`,

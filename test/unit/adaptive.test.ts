@@ -37,10 +37,8 @@ class Driver {
       const advice = this.adaptive.advise({ at, elapsed: 1000, tx, rx, segments, device, spin });
       if (!advice) continue;
       done.push(`${i + 1}: ${advice.reason}`);
-      if (advice.device !== undefined) {
-        this.device = advice.device;
-        this.adaptive.changed(at);
-      }
+      this.adaptive.changed(at);
+      if (advice.device !== undefined) this.device = advice.device;
       if (advice.spin !== undefined) this.spin = advice.spin;
     }
     return done;
@@ -168,6 +166,19 @@ test('many packets spin, few sleep; a single processor is never taken', () => {
   assert.equal(driver.run(5, packets(5_000, 60)).length, 1);
   assert.equal(driver.spin, false);
   assert.deepEqual(new Driver(1).run(5, packets(150_000, 60)), []);
+});
+
+test('of either kind there is one change in five seconds', () => {
+  const driver = new Driver();
+  const changes: number[] = [];
+  for (let second = 1; second <= 40; second++) {
+    // Fast enough to spin, and few enough to sleep, in turn.
+    const said = driver.run(1, packets(second % 8 < 4 ? 150_000 : 1000, 1500));
+    if (said.length > 0) changes.push(second);
+  }
+  assert.ok(changes.length >= 3, `${changes}`);
+  for (const [i, second] of changes.entries())
+    assert.ok(i === 0 || second - changes[i - 1]! >= 5, `${changes}`);
 });
 
 guestTest('a running NIC follows its traffic there and back, and loses nothing', async make => {

@@ -153,6 +153,15 @@ test("the README's list of what can be imported is what package.json exports", (
   assert.deepEqual(listed.sort(), there.map(path => join(name, path)).sort());
 });
 
+test('the index of attacks names every test that lies beside it, and no other', () => {
+  const folder = join(root, 'test/hostile');
+  const named = [...read(join(folder, 'README.md')).matchAll(/\]\(([\w-]+\.test\.ts)\)/g)].map(
+    ([, file]) => file!,
+  );
+  const there = readdirSync(folder).filter(file => file.endsWith('.test.ts'));
+  assert.deepEqual([...new Set(named)].sort(), there.sort());
+});
+
 describe("the README's command reference", () => {
   const text = read(join(root, 'README.md'));
   const reference = /^## Commands\n([\s\S]*?)^## /m.exec(text)![1]!;

@@ -16,7 +16,7 @@ import { SAMPLE } from '../../src/guest/bpfhv/warm-up.js';
 
 const LIMIT_MS = 20;
 /** A machine that is busy with other things makes it slower, never faster. So one process that is quick enough is proof; none of so many says that it is too slow. */
-const MOST_TRIES = 20;
+const MOST_TRIES = 8;
 const ONCE = fileURLToPath(new URL('../../src/bench/load-once.js', import.meta.url));
 
 /** Bytes of a context for 256 descriptors. */
@@ -24,16 +24,16 @@ const CONTEXTS = { sring: 8752, sring_gso: 10800, vring_packed: 10608 } as const
 
 for (const [device, contextSize] of Object.entries(CONTEXTS)) {
   test(`a fresh process verifies the programs of ${device} in less than ${LIMIT_MS} ms, and compiles them in as much`, async t => {
-    const best = { verifyMs: Infinity, compileMs: Infinity };
+    const all: Loaded[] = [];
     for (let tries = 1; tries <= MOST_TRIES; tries++) {
       const args = [ONCE, device, ...[contextSize, 256, 1 << 20].map(String)];
       const { stdout } = await promisify(execFile)(process.execPath, args);
       const loaded: Loaded = JSON.parse(stdout);
-      for (const key of ['verifyMs', 'compileMs'] as const) best[key] = Math.min(best[key], loaded[key]);
       t.diagnostic(stdout.trim());
-      if (best.verifyMs < LIMIT_MS && best.compileMs < LIMIT_MS) return;
+      if (loaded.verifyMs < LIMIT_MS && loaded.compileMs < LIMIT_MS) return;
+      all.push(loaded);
     }
-    assert.fail(`best of ${MOST_TRIES}: ${JSON.stringify(best)}`);
+    assert.fail(`none of ${MOST_TRIES}: ${JSON.stringify(all)}`);
   });
 }
 

@@ -17,6 +17,7 @@ import type { VhostUserNic } from '../../src/vm/command-line.js';
 import type { QemuName } from '../../src/vm/qemu.js';
 import { Vm } from '../../src/vm/vm.js';
 import { Program } from '../link/program.js';
+import { WITHOUT_OFFLOADS } from './kit/backend.js';
 import { LONG, QEMUS, vmTest } from './kit/needs.js';
 
 const MEGABYTES = LONG ? 100 : 20;
@@ -25,11 +26,20 @@ const OTHER_IP = '10.9.0.3';
 const SEND = `for i in $(seq ${MEGABYTES}); do cat /tmp/noise; done`;
 const TRANSFER_MS = 300_000;
 
-for (const qemu of LONG ? QEMUS : (['11.1'] as const)) {
-  vmTest('two Linux guests and one of ours at a switch', qemu, t => atASwitch(t, qemu));
+interface Wish {
+  readonly queues?: number;
+  /** Of the second Linux guest: what the others send it, in large frames and without checksums, is cut and summed on the way. */
+  readonly without?: 'offloads';
 }
 
-async function atASwitch(t: TestContext, qemu: QemuName): Promise<void> {
+for (const qemu of LONG ? QEMUS : (['11.1'] as const)) {
+  for (const wish of LONG ? ([{}, { without: 'offloads' }, { queues: 4 }] satisfies Wish[]) : [{}]) {
+    const name = `two Linux guests and one of ours at a switch${Object.keys(wish).length > 0 ? `: ${JSON.stringify(wish)}` : ''}`;
+    vmTest(name, qemu, t => atASwitch(t, qemu, wish));
+  }
+}
+
+async function atASwitch(t: TestContext, qemu: QemuName, { queues = 1, without }: Wish): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'polynic-switch-'));
   const socket = (name: string) => join(folder, `${name}.sock`);
   const config = join(folder, 'nics.json');
@@ -56,11 +66,11 @@ async function atASwitch(t: TestContext, qemu: QemuName): Promise<void> {
   try {
     await serve.says(/ is applied: /);
     const nic = (n: number, ...properties: string[]): VhostUserNic => ({
-      ...{ kind: 'vhost-user', socket: socket(`vm${n}`), listener: 'qemu', properties },
+      ...{ kind: 'vhost-user', socket: socket(`vm${n}`), listener: 'qemu', queues, properties },
       mac: `02:00:00:00:00:0${n + 2}`,
     });
-    for (const one of [nic(0), nic(1, 'packed=on')]) {
-      vms.push(await Vm.start({ qemu, nics: [one] }));
+    for (const one of [nic(0), nic(1, 'packed=on', ...(without ? WITHOUT_OFFLOADS : []))]) {
+      vms.push(await Vm.start({ qemu, nics: [one], cpus: queues }));
     }
     const [vm, other] = vms as [Vm, Vm];
     await configure(vm);
