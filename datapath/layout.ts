@@ -125,6 +125,7 @@ export const VIRTQ_MISS = 224; // u64 its address
 export const VIRTQ_LOG = 232; // u32 window address of the dirty bitmap, 0 = nothing is logged
 export const VIRTQ_LOG_SIZE = 236; // u32 bytes
 export const VIRTQ_LOG_REGIONS = 240; // u32 region table by which process addresses become guest physical ones
+export const VIRTQ_LOG_HINT = 244; // u32 … and where in it the one was that was found last; 0: none yet
 export const VIRTQ_LOG_RING = 248; // u64 guest physical address of the ring that we write: used | descriptor; LOG_NOWHERE = not logged
 export const VIRTQ_LOG_EVENT = 256; // u64 … of the device's event, packed only
 export const VIRTQ_CHAINS = 320; // chains of the batch: u16 id, u16 descriptors, u32 room

@@ -25,7 +25,7 @@ export function addTable(queue: usize, gpa: u64, length: u32): u32 {
       gpa + <u64>index * L.VDESC_SIZE,
       L.VDESC_SIZE,
     );
-    if (region == 0) return missing(queue, gpa + <u64>index * L.VDESC_SIZE, L.VDESC_SIZE, false);
+    if (region == 0) return notInOne(queue, gpa + <u64>index * L.VDESC_SIZE);
     if ((load<u32>(region, L.REGION_DENIED) & L.DENY_READ) != 0) return BAD;
     const window = <usize>load<u32>(region, L.REGION_WINDOW);
     const offset = gpa + <u64>index * L.VDESC_SIZE - load<u64>(region, L.REGION_GPA);
@@ -46,4 +46,13 @@ export function addTable(queue: usize, gpa: u64, length: u32): u32 {
     if (index >= size) return BAD;
   }
   return packed ? GOOD : BAD; // BAD: it goes round
+}
+
+/** No region has all of the descriptor: what of it is in none is missing; one in two regions that are no neighbours is a mistake. */
+function notInOne(queue: usize, at: u64): u32 {
+  const table = <usize>load<u32>(queue, L.QUEUE_REGIONS);
+  const last = at + L.VDESC_SIZE - 1;
+  if (findRegion(table, queue + L.QUEUE_HINT, at, 1) == 0) return missing(queue, at, L.VDESC_SIZE, false);
+  if (findRegion(table, queue + L.QUEUE_HINT, last, 1) == 0) return missing(queue, last, 1, false);
+  return BAD;
 }

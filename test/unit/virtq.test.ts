@@ -558,6 +558,13 @@ for (const format of ['split', 'packed'] as const) {
       assert.equal(room(own), 0);
       assert.deepEqual(own.rx.queue.miss, { kind: 'read', address: hole, length: 16 }, 'also to receive');
       own.reset();
+      own.tx.driver.add([good], false, hole - 8n);
+      own.tx.driver.publish();
+      own.bytes.fill(0xa5, page, page + 4096);
+      assert.equal(pop(own), 0);
+      const rest = { kind: 'read', address: hole + 7n, length: 1 };
+      assert.deepEqual(own.tx.queue.miss, rest, 'what is known of a descriptor is not asked for again');
+      own.reset();
       own.rx.driver.add([{ gpa: hole, length: 1530 }], true);
       own.rx.driver.publish();
       assert.equal(room(own), 0);

@@ -142,6 +142,7 @@ export class Virtq {
     if (log === null) return;
     this.#set(L.VIRTQ_LOG_SIZE, log.size);
     this.#set(L.VIRTQ_LOG_REGIONS, log.table.address);
+    this.#set(L.VIRTQ_LOG_HINT, 0);
     this.#window.longs[(this.address + L.VIRTQ_LOG_RING) / 8] = log.ring ?? BigInt(L.LOG_NOWHERE);
     this.#window.longs[(this.address + L.VIRTQ_LOG_EVENT) / 8] = log.event ?? BigInt(L.LOG_NOWHERE);
     this.#set(L.VIRTQ_LOG, log.bitmap);
