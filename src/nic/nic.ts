@@ -6,12 +6,10 @@
  */
 import { EventFd } from '../linux/eventfd.js';
 import { type OwnedFd, owning } from '../linux/fd.js';
-import { GuestMemory, type RegionTable } from '../memory/guest-memory.js';
 import type { PortHandle } from '../port/port.js';
 import { loadDatapath } from '../ring/datapath.js';
 import { offloadsOf } from '../ring/features.js';
 import type { DeviceType } from '../ring/ring.js';
-import type { Lacks } from './commands.js';
 import type { ContextSizes, Contract } from './contract.js';
 import {
   type Direction,
@@ -24,14 +22,13 @@ import { drain, leftBehind } from './drain.js';
 import { dumpNic } from './dump.js';
 import { Hurry } from './hurry.js';
 import { MAX_BUFS, MAX_QUEUE_PAIRS, type NicLimits } from './limits.js';
+import { NicMemory } from './nic-memory.js';
 import { PortTerms } from './port-terms.js';
 import type { Queue, QueueStats } from './queue.js';
-import { bringIn, giveWay } from './reach.js';
-import { type Moved, relocate } from './relocate.js';
 import { SignalTable } from './signals.js';
 import { Turns } from './turns.js';
 import { Contracts, type UpgradeReport, type UpgradeWish } from './upgrade.js';
-import { type Missed, Workers, type WorkersOptions } from './workers.js';
+import { Workers, type WorkersOptions } from './workers.js';
 
 /** Which requests are answered with an error while a direction is enabled. What prepares an announced contract goes there, and is allowed. */
 const WHILE_RUNNING = {
@@ -59,12 +56,11 @@ export interface NicStats {
 export class Nic implements NicControl {
   readonly #options: NicOptions;
   readonly #contracts: Contracts;
-  readonly #memory: GuestMemory;
+  readonly #memory: NicMemory;
   readonly #workers: Workers;
   /** All that waits for workers. */
   readonly #turns = new Turns();
   readonly #enabled = { rx: false, tx: false };
-  #table: RegionTable | null = null;
   readonly #signals = new SignalTable();
   #upgrade: EventFd | null = null;
   readonly #terms = new PortTerms(() => this.port);
@@ -76,10 +72,13 @@ export class Nic implements NicControl {
 
   private constructor(options: NicOptions, workers: Workers) {
     this.#options = options;
-    this.#memory = new GuestMemory(options.window, options.arena, {
-      requireSealed: options.requireSealed ?? false,
-      giveWay: () => this.#turns.take(() => this.#giveWay()),
-      note: message => this.#log('warn', message),
+    this.#memory = new NicMemory(options, {
+      workers,
+      queues: () => ({ present: this.#contract.queues, next: this.#contracts.next?.queues ?? [] }),
+      runs: direction => this.#enabled[direction],
+      inTurn: step => this.#turns.take(step),
+      paused: action => this.#paused(action),
+      warn: message => this.#log('warn', message),
     });
     const nic = this;
     this.#contracts = new Contracts(
@@ -103,7 +102,7 @@ export class Nic implements NicControl {
     this.#workers = workers;
     workers.onFailure = error => this.onFailure(error);
     workers.onMiss = ({ queue, lacks }) => {
-      if (lacks) this.#missed(queue, lacks).catch((error: Error) => workers.fail(error));
+      if (lacks) this.#memory.missed(queue, lacks).catch((error: Error) => workers.fail(error));
     };
   }
 
@@ -214,13 +213,7 @@ export class Nic implements NicControl {
   setMemoryTable(specs: readonly MemoryRegionSpec[]): Promise<void> {
     return this.#turns.take(async () => {
       try {
-        const next = this.#memory.build(specs);
-        try {
-          await this.#moveTo(next);
-        } catch (error) {
-          next.close();
-          throw error;
-        }
+        await this.#memory.change(specs);
       } finally {
         for (const { fd } of specs) fd.close();
       }
@@ -235,7 +228,8 @@ export class Nic implements NicControl {
       queue.dropContext();
       return;
     }
-    if (!this.#table) throw new NicError('NIC_NO_MEMORY', `queue ${index}: a context, but no memory table`);
+    const { table } = this.#memory;
+    if (!table) throw new NicError('NIC_NO_MEMORY', `queue ${index}: a context, but no memory table`);
     // Sizes of an announced contract were asked for, but not its programs: the present one needs what the guest may not have set aside.
     const told = this.#contracts.looked === next ? next?.queues[index]?.contextSize : undefined;
     if (told !== undefined && told < queue.contextSize) {
@@ -244,7 +238,7 @@ export class Nic implements NicControl {
         `queue ${index}: the programs that go with the size were not asked for`,
       );
     }
-    queue.setContext(gpa, this.#table, chosen.ring);
+    queue.setContext(gpa, table, chosen.ring);
   }
 
   async setQueueKick(index: number, fd: OwnedFd | null): Promise<void> {
@@ -377,8 +371,7 @@ export class Nic implements NicControl {
       this.#upgrade?.close();
       this.#upgrade = null;
       this.#setPortOffloads();
-      this.#table?.close();
-      this.#table = null;
+      this.#memory.forget();
     }
   }
 
@@ -406,8 +399,7 @@ export class Nic implements NicControl {
       const { kickFd, irqFd } = this.#signals.of(index);
       return { queue: address, kick: kickFd, irq: irqFd, discard: false, pair };
     });
-    const partial = this.#table !== null && !this.#table.inWindow;
-    await this.#workers.run(this.#contract.device.name, direction, queues, partial);
+    await this.#workers.run(this.#contract.device.name, direction, queues, this.#memory.partial);
   }
 
   /** Does something while no queue is in a worker's hands; `directions`: that may have some. */
@@ -423,44 +415,6 @@ export class Nic implements NicControl {
       // Unless nothing moves any more.
       if (!this.#workers.failure) for (const direction of running) await this.#start(direction);
     }
-  }
-
-  /** A queue waits for buffers that are not in the window. Where there is too little room, others are asked for it, once. */
-  async #missed(address: number, lacks: Lacks): Promise<void> {
-    const { chunks } = this.#options.window;
-    const done = await this.#turns.take(() => this.#bringIn(address, lacks, false));
-    if (!done || chunks.crowded) await chunks.makeRoom();
-    if (!done) await this.#turns.take(() => this.#bringIn(address, lacks, true));
-  }
-
-  /** False: there is no room; `last`: the queue stands still then. It may have been stopped meanwhile. */
-  async #bringIn(address: number, lacks: Lacks, last: boolean): Promise<boolean> {
-    const table = this.#table;
-    const queue = this.#contract.queues.find(own => own.address === address);
-    if (!queue || !table || !this.#enabled[queue.direction] || this.#workers.failure) return true;
-    if (queue.fault !== 0) return true; // it was given up meanwhile
-    return this.#paused(() => {
-      const failure = bringIn(table, () => table.reachBuffers(lacks.first, lacks.others));
-      this.#refreshQueues();
-      if (!failure || !last) return !failure;
-      this.#log('warn', `queue ${queue.index} stands still: ${failure.message}`);
-      queue.giveUp();
-      return false;
-    });
-  }
-
-  /** Others need room in the window. */
-  async #giveWay(): Promise<void> {
-    const table = this.#table;
-    if (!table || this.#workers.failure) return;
-    await this.#paused(() => {
-      giveWay(table);
-      this.#refreshQueues();
-    });
-  }
-
-  #refreshQueues(): void {
-    for (const each of [...this.#contract.queues, ...(this.#contracts.next?.queues ?? [])]) each.refresh();
   }
 
   /** Port and way of waiting, between two turns of the worker. Throws when the port can't be used, and both are as before. */
@@ -504,48 +458,10 @@ export class Nic implements NicControl {
 
   #drain(): Promise<number> {
     return drain(this.#workers, async misses => {
-      const reached = await this.#paused(() => this.#reach(misses), ['rx']);
-      if (reached) await this.#start('tx');
-      return reached;
+      const failure = await this.#paused(() => this.#memory.reach(misses), ['rx']);
+      if (!failure) await this.#start('tx');
+      return !failure;
     });
-  }
-
-  /** Brings in what queues wait for, while none runs. False: there is no room. */
-  #reach(misses: readonly Missed[]): boolean {
-    const table = this.#table;
-    if (!table || this.#workers.failure) return false;
-    const failures = misses.map(
-      ({ lacks }) => lacks && bringIn(table, () => table.reachBuffers(lacks.first, lacks.others)),
-    );
-    this.#refreshQueues();
-    return failures.every(failure => failure === null);
-  }
-
-  /** Everything that stands in the old table is found in the new one, or nothing changes. */
-  async #moveTo(next: RegionTable): Promise<void> {
-    const { queues } = this.#contract;
-    const staged = this.#contracts.next?.queues ?? [];
-    const movers = this.running
-      ? { running: queues.filter(queue => queue.contextGpa !== null), resting: staged }
-      : { running: [], resting: [...queues, ...staged] };
-    const move = (moved: readonly Moved[]) =>
-      this.#workers.call(worker => ({
-        op: 'remap',
-        regions: next.address,
-        partial: !next.inWindow,
-        queues: moved
-          .filter(({ queue }) => this.#workerOf(queue) === worker)
-          .map(({ queue, context }) => ({ queue: queue.address, context })),
-      }));
-    await relocate(movers, next, move, message => this.#log('warn', message));
-    this.#table?.close();
-    this.#table = next;
-  }
-
-  /** The only one that may touch the queue while it runs. */
-  #workerOf({ index, direction }: Queue): number {
-    const pair = direction === 'rx' ? index : index - this.#queuesOf('rx').length;
-    return this.#workers.workerOf(pair);
   }
 
   #check(request: keyof typeof WHILE_RUNNING): void {
