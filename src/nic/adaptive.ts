@@ -21,9 +21,9 @@ export const SEGMENTING = 'sring_gso';
  * than speed.
  */
 export const SMALL_PACKET_NS: Readonly<Record<string, Readonly<Record<Direction, number>>>> = {
-  sring: { tx: 55, rx: 51 },
-  sring_gso: { tx: 70, rx: 61 },
-  vring_packed: { tx: 64, rx: 57 },
+  sring: { tx: 56, rx: 51 },
+  sring_gso: { tx: 68, rx: 63 },
+  vring_packed: { tx: 63, rx: 58 },
 };
 const EXCHANGEABLE = Object.keys(SMALL_PACKET_NS);
 
