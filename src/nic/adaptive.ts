@@ -13,7 +13,7 @@
  */
 import type { Direction } from './control.js';
 
-/** For large flows: the format that has segmentation. It is four times as fast as the others between TAPs (README, `tap-tcp`). */
+/** For large flows: the format that has segmentation. It is several times as fast as the others between TAPs (README, `tap-tcp`). */
 export const SEGMENTING = 'sring_gso';
 /**
  * What a packet of 60 bytes costs, in nanoseconds: driver, programs and backend together, as in the README's table under "Where the time goes" (`npm run bench
