@@ -315,7 +315,11 @@ guestTest('programs that print without end fill no memory with it', async make =
   guest.connect(lying(backend.nic, { programs: () => programs }));
   await guest.driver.setInterfaceUp(true);
   await eventually(() => backend.flow.sequence > 5000);
-  const printed = guest.lines('info').filter(line => line.includes('a program prints'));
+  const prints = () => guest.lines('info').filter(line => line.includes('a program prints'));
+  await eventually(() => prints().length >= 64); // they come by message
+  const sent = backend.flow.sequence;
+  await eventually(() => backend.flow.sequence > sent + 1000);
+  const printed = prints();
   assert.equal(printed.length, 64);
   assert.equal(printed[0], 'info: a program prints 200');
   programs.close();
