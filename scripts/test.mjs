@@ -1,6 +1,6 @@
 // Runs the compiled tests. `test.mjs` runs the everyday ones; `test.mjs soak`, `test.mjs hostile` and `test.mjs vm` the long ones of that folder, and
 // those of other folders that have a long setting of that kind; `test.mjs vm brief` is a few of those; any other argument is a part of a file's path:
-// `test.mjs pcap`. Files that fail are run once more, one at a time: see below.
+// `test.mjs pcap`. Where several run at a time, files that fail are run once more by themselves: see below.
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -94,7 +94,6 @@ let failed = await runAll(
   files.filter(file => !timed.includes(file)),
   AT_ONCE[long ?? 'everyday'],
 );
-failed.push(...(await runAll(timed, 1)));
 const wasBeside = AT_ONCE[long ?? 'everyday'] > 1 && long !== 'hostile'; // what a soak or a mutation finds once is found
 let shaky = [];
 if (wasBeside && failed.length > 0 && failed.length <= AGAIN) {
@@ -104,6 +103,7 @@ if (wasBeside && failed.length > 0 && failed.length <= AGAIN) {
   shaky = failed.filter(file => !again.includes(file));
   failed = again;
 }
+failed.push(...(await runAll(timed, 1)));
 console.log(`\n${totals.tests} tests, ${totals.failed} failures, ${totals.skipped} skipped`);
 for (const file of shaky) console.log(`passed only by itself: ${file}`);
 for (const file of failed) console.error(`failed: ${file}`);

@@ -30,7 +30,7 @@ const EXCHANGEABLE = Object.keys(SMALL_PACKET_NS);
 export interface AdaptiveLimits {
   /** Looks in a row that must agree. */
   readonly looks: number;
-  /** Between two changes of contract, ms. */
+  /** Between two changes, ms. */
   readonly restMs: number;
   /** First time that a declined contract is left alone, ms. */
   readonly declinedMs: number;
@@ -96,7 +96,7 @@ export class Adaptive {
     return this.#contract(look) ?? this.#waiting(look);
   }
 
-  /** The change to that contract has been carried out, at that time. */
+  /** A change has been carried out, at that time. */
   changed(at: number): void {
     this.#changedAt = at;
   }

@@ -10,19 +10,30 @@
  */
 import type { Missed, Workers } from './workers.js';
 
-/** A guest that goes on publishing is stopped all the same. */
+/** A guest that goes on publishing is stopped all the same, and so is one whose port is full in every round. */
 const ROUNDS = 128;
+const LIMIT_MS = 2000;
 
 /**
- * `reach` has the memory brought in and the transmit queues run again, or leaves them be and comes to false. Comes to the descriptors that were left.
+ * `queues`: addresses of the transmit queues. `reach` has the memory brought in and them run again, or leaves them be and comes to false. Comes to the
+ * descriptors that were left.
  */
 export async function drain(
   workers: Workers,
+  queues: Iterable<number>,
   reach: (misses: readonly Missed[]) => Promise<boolean>,
 ): Promise<number> {
+  const own = new Set(queues);
+  const end = performance.now() + LIMIT_MS;
   for (let round = 1; ; round++) {
-    const { left, misses } = await workers.drain();
-    if (left === 0 || misses.length === 0 || round === ROUNDS || !(await reach(misses))) return left;
+    const { left, misses } = await workers.drain(own);
+    const over = round === ROUNDS || performance.now() > end;
+    if (left === 0 || misses.length === 0 || over) return left;
+    const reached = await reach(misses).catch((error: Error) => {
+      if (!workers.failure) throw error;
+      return false; // nothing runs any more
+    });
+    if (!reached) return left;
   }
 }
 

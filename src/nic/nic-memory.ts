@@ -87,7 +87,7 @@ export class NicMemory {
     if (!done) await this.#host.inTurn(() => this.#bringIn(address, lacks, true));
   }
 
-  /** Brings in what queues wait for, while none runs. Null, or why that can't be. */
+  /** Brings in what queues wait for, while none runs. Null, or why nothing of it can be had. */
   reach(misses: readonly Missed[]): Error | null {
     const table = this.#table;
     if (!table || this.#host.workers.failure) return new MemoryError('MEMORY_ADDRESS', 'there is no memory');
@@ -95,7 +95,7 @@ export class NicMemory {
       ({ lacks }) => lacks && bringIn(table, () => table.reachBuffers(lacks.first, lacks.others)),
     );
     this.#refresh();
-    return failures.find(failure => failure !== null) ?? null;
+    return failures.includes(null) ? null : (failures[0] ?? null);
   }
 
   /** False: there is no room; `last`: the queue stands still then. It may have been stopped meanwhile. */

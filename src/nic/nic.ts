@@ -457,7 +457,8 @@ export class Nic implements NicControl {
   }
 
   #drain(): Promise<number> {
-    return drain(this.#workers, async misses => {
+    const queues = this.#queuesOf('tx').map(({ address }) => address);
+    return drain(this.#workers, queues, async misses => {
       const failure = await this.#paused(() => this.#memory.reach(misses), ['rx']);
       if (!failure) await this.#start('tx');
       return !failure;

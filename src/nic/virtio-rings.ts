@@ -198,11 +198,14 @@ export class VirtioRings {
   /** No ring runs any more, whatever is asked for. Returns the packets that the guest has published and that were not sent. */
   async quiesce(): Promise<number> {
     const { workers } = this.#options;
-    await this.#deploy(RECEIVING);
-    const left = await drain(workers, misses => this.#reach(misses));
-    this.#quiet = true;
-    this.#deployed.tx = '[]';
-    return left;
+    try {
+      await this.#deploy(RECEIVING);
+      const queues = this.all.filter(ring => !RECEIVING(ring)).map(({ virtq }) => virtq.address);
+      return await drain(workers, queues, misses => this.#reach(misses));
+    } finally {
+      this.#quiet = true;
+      this.#deployed.tx = '[]';
+    }
   }
 
   close(): void {

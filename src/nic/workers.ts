@@ -49,8 +49,7 @@ export class Workers {
   onFailure: (error: Error) => void = () => {};
   /** Called when a queue stands still because of addresses, unless it is being drained. */
   onMiss: (missed: Missed) => void = () => {};
-  /** Those of a drain. */
-  #misses: Missed[] | null = null;
+  #draining: { readonly queues: ReadonlySet<number>; readonly misses: Missed[] } | null = null;
 
   private constructor(
     { port, spin = false, log = () => {} }: WorkersOptions,
@@ -149,14 +148,16 @@ export class Workers {
     await this.#stop(direction, false);
   }
 
-  /** No transmit queue runs any more, and what the guest has published so far is sent: but for `left` descriptors, and those for the `misses`. */
-  async drain(): Promise<{ readonly left: number; readonly misses: readonly Missed[] }> {
+  /** None of these transmit queues runs any more, and what the guest has published so far is sent: but for `left` descriptors, some for the `misses`. */
+  async drain(
+    queues: ReadonlySet<number>,
+  ): Promise<{ readonly left: number; readonly misses: readonly Missed[] }> {
     const misses: Missed[] = [];
-    this.#misses = misses;
+    this.#draining = { queues, misses };
     try {
       return { left: await this.#stop('tx', true), misses }; // what a worker tells comes before its answer
     } finally {
-      this.#misses = null;
+      this.#draining = null;
     }
   }
 
@@ -196,7 +197,7 @@ export class Workers {
   }
 
   #miss(missed: Missed): void {
-    if (this.#misses) this.#misses.push(missed);
+    if (this.#draining?.queues.has(missed.queue)) this.#draining.misses.push(missed);
     else this.onMiss(missed);
   }
 
