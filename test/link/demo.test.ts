@@ -31,7 +31,7 @@ const BAD_OPTIONS = [
 
 test('as root: real traffic, every byte and number right, nothing left', async t => {
   if (!isRoot) return t.skip('needs root: it makes network namespaces');
-  const report = await checkReport(demo(t, [], ['--json', '--seconds', '3']));
+  const report = await checkReport(demo(t, [], ['--json', '--seconds', '2']));
   checkTraffic(report);
   assert.deepEqual(report.upgrades, { count: 0, refused: 0, blackout_us: null });
 });
@@ -45,7 +45,7 @@ test('as root, with the other ring formats, at the same time: real traffic', asy
 
 test('as nobody in particular: real traffic where that is allowed, else numbered frames', async t => {
   if (isRoot && !nobodyCanRun()) return t.skip('setpriv is not there, or others may not read these files');
-  const report = await checkReport(demo(t, isRoot ? NOBODY : [], ['--json', '--seconds', '2']));
+  const report = await checkReport(demo(t, isRoot ? NOBODY : [], ['--json', '--seconds', '1']));
   if (report.link === 'tap') checkTraffic(report);
   else checkFrames(report);
 });
@@ -59,7 +59,7 @@ test('as nobody, where /dev/net/tun is open to everybody: real traffic', async t
   const [command, ...args] = [...prefix, 'unshare', '-Urn', 'true'];
   const trial = spawnSync(command!, args, { encoding: 'utf8' });
   if (trial.status !== 0) return t.skip(`this machine does not let us: ${trial.stderr}`);
-  checkTraffic(await checkReport(demo(t, prefix, ['--json', '--seconds', '2'])));
+  checkTraffic(await checkReport(demo(t, prefix, ['--json', '--seconds', '1'])));
 });
 
 test('an upgrade every second, under load: nothing lost, nothing sent again', async t => {
