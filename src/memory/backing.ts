@@ -12,6 +12,7 @@ import type { OwnedFd } from '../linux/fd.js';
 import type { MemoryFacts } from '../linux/memfd.js';
 import { type Mapping, mapFlat } from '../linux/mmap.js';
 import { type Chunk, Chunks, type GiveWay } from './chunks.js';
+import { countUpTo } from './sorted.js';
 import { MemoryError, type Window } from './window.js';
 
 /** What is to be mapped of a file, in whole pages. */
@@ -120,7 +121,8 @@ export class Backing {
     const end = offset + length;
     const parts: Part[] = [];
     let at = offset;
-    for (let i = firstBehind(chunks, this.start + offset); i < chunks.length; i++) {
+    let i = countUpTo(chunks, ({ first, length: bytes }) => first + bytes <= this.start + offset);
+    for (; i < chunks.length; i++) {
       const { first, length: bytes, address } = chunks[i]!;
       const from = first - this.start;
       if (from >= end) break;
@@ -160,16 +162,4 @@ export class Backing {
   #range(first: number, end: number) {
     return { fd: this.#fd.fd, fileOffset: first, length: end - first, name: this.#fd.name };
   }
-}
-
-/** The index of the first chunk, in order, that ends behind that offset of the file. */
-function firstBehind(chunks: readonly Chunk[], offset: number): number {
-  let [low, high] = [0, chunks.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    const { first, length } = chunks[middle]!;
-    if (first + length <= offset) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }

@@ -19,6 +19,7 @@ import { inspectMemory } from '../linux/memfd.js';
 import type { Arena } from './arena.js';
 import { Backing, type FileSpan, type Part } from './backing.js';
 import type { Chunk, GiveWay } from './chunks.js';
+import { countUpTo } from './sorted.js';
 import { MemoryError, type Window } from './window.js';
 
 /** One region as a peer describes it. Sizes and offsets in bytes. */
@@ -395,13 +396,7 @@ export class RegionTable {
 
 /** The last of the backings, which are sorted, that begins at that address or before it. */
 function lastFrom(sorted: readonly Backing[], flat: number): Backing | undefined {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (sorted[middle]!.flat <= flat) low = middle + 1;
-    else high = middle;
-  }
-  return sorted[low - 1];
+  return sorted[countUpTo(sorted, ({ flat: at }) => at <= flat) - 1];
 }
 
 function noRoom(what: string): MemoryError {

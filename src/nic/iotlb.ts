@@ -9,6 +9,7 @@
  */
 import * as L from '../../datapath/layout.js';
 import type { Alias, RegionTable } from '../memory/guest-memory.js';
+import { countUpTo } from '../memory/sorted.js';
 import { MemoryError } from '../memory/window.js';
 import { type MemoryRegionSpec, NicError } from './control.js';
 import type { Translation } from './vhost-control.js';
@@ -185,17 +186,6 @@ function aliasesOf(
     });
   }
   return aliases;
-}
-
-/** Of a list at whose beginning it holds, and nowhere else: for how many. */
-function countUpTo<T>(list: readonly T[], holds: (one: T) => boolean): number {
-  let [low, high] = [0, list.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (holds(list[middle]!)) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 function max(a: bigint, b: bigint): bigint {

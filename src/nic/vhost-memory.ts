@@ -13,6 +13,7 @@
 import { fstatSync } from 'node:fs';
 import type { Arena } from '../memory/arena.js';
 import { GuestMemory, type GuestMemoryOptions, type RegionTable } from '../memory/guest-memory.js';
+import { countUpTo } from '../memory/sorted.js';
 import { MemoryError, type Window } from '../memory/window.js';
 import type { MemoryRegionSpec } from './control.js';
 import type { RegionName } from './vhost-control.js';
@@ -155,11 +156,5 @@ function inOrder(regions: readonly MemoryRegionSpec[]): readonly MemoryRegionSpe
 
 /** The last of the sorted regions that begins at that address or before it. */
 function lastFrom(sorted: readonly MemoryRegionSpec[], address: bigint): MemoryRegionSpec | undefined {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (sorted[middle]!.hypervisorVirtualAddress <= address) low = middle + 1;
-    else high = middle;
-  }
-  return sorted[low - 1];
+  return sorted[countUpTo(sorted, region => region.hypervisorVirtualAddress <= address) - 1];
 }
